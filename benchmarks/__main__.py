@@ -1,0 +1,73 @@
+"""Measure fastdb against the session dependency that one writes by hand.
+
+See README.md beside this file for how to run it and how to read what it says.
+"""
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from apps import calls_of, open_apps
+from candidates import BASELINE
+from measure import measure
+from report import print_tables, write_json
+from results import Result, compare
+from rich.console import Console
+from round_trips import count_round_trips
+from targets import Target, given, private_servers, sqlite
+from workloads import WORKLOADS, Workload
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    console = Console(width=130)
+    workloads = [w for w in WORKLOADS if w.name in arguments.workload]
+    results: list[Result] = []
+    with ExitStack() as stack:
+        targets = [] if arguments.no_sqlite else [stack.enter_context(sqlite())]
+        targets += [given(url) for url in arguments.url]
+        if arguments.servers:
+            targets += stack.enter_context(private_servers())
+        for target in targets:
+            with console.status(f"measuring {target.name} …"):
+                found = asyncio.run(_measure(target, workloads, arguments.seconds))
+            print_tables(found, console)
+            results += found
+    if arguments.json:
+        write_json(results, arguments.json)
+
+
+def _parser() -> argparse.ArgumentParser:
+    names = [workload.name for workload in WORKLOADS]
+    parser = argparse.ArgumentParser(
+        prog="benchmarks", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--no-sqlite", action="store_true", help="leave SQLite out")
+    parser.add_argument("--servers", action="store_true", help="start private servers, as tests do")
+    parser.add_argument("--url", action="append", default=[], help="a database of yours (repeat)")
+    parser.add_argument("--workload", nargs="+", choices=names, default=names)
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each figure, default 1")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    return parser
+
+
+async def _measure(target: Target, workloads: Sequence[Workload], seconds: float) -> list[Result]:
+    round_trips = await count_round_trips(target, workloads)
+    results: list[Result] = []
+    async with open_apps(target) as apps:
+        for workload in workloads:
+            blocks = await measure(calls_of(workload, apps), seconds=seconds)
+            results += compare(
+                target.name,
+                workload.name,
+                blocks,
+                baseline=BASELINE.name,
+                round_trips=round_trips,
+            )
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Requests to an app without a server or a client, so that nothing but the app is measured."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI
+from workloads import Workload
+
+Call = Callable[[], Awaitable[None]]
+
+
+class WrongAnswer(Exception):
+    """A candidate did not answer as the workload demands."""
+
+
+def caller(app: FastAPI, workload: Workload) -> Call:
+    """Return a function that sends the workload's request to `app` once."""
+    fixed: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "scheme": "http",
+        "method": workload.method,
+        "path": workload.path,
+        "raw_path": workload.path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [
+            (b"host", b"benchmark"),
+            (b"accept", b"*/*"),
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(workload.body)).encode()),
+        ],
+        "client": ("127.0.0.1", 40000),
+        "server": ("127.0.0.1", 8000),
+    }
+    request = {"type": "http.request", "body": workload.body, "more_body": False}
+
+    async def receive() -> dict[str, Any]:
+        return request
+
+    async def call() -> None:
+        statuses: list[int] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        await app({**fixed, "state": {}}, receive, send)  # type: ignore[arg-type]
+        if statuses != [workload.status]:
+            raise WrongAnswer(f"{workload.method} {workload.path}: {statuses}")
+
+    return call

@@ -1,0 +1,229 @@
+"""What is checked before a release.
+
+    nox                                        # all of it
+    nox -s demo                                # a real app on SQLite, driven over HTTP
+    nox -s tests-3.12 -- --driver asyncpg      # one Python, one driver
+    nox -s tests-3.12 -- tests/test_urls.py    # whatever pytest understands
+    nox -l                                     # the names of all sessions
+
+Only Pythons that this machine has are used; one that is missing is named at the start.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"  # uv where the machine has it: it is quicker
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
+MAIN = "3.12"  # the one that measures coverage
+
+
+def find_python(version: str) -> Path | None:
+    """Return a Python of this version from the PATH or from pyenv, which may not be set up."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    on_path = shutil.which(f"python{version}")
+    candidates = [Path(on_path)] if on_path else []
+    candidates += sorted(pyenv.glob(f"versions/{version}.*/bin/python{version}"), reverse=True)
+    for candidate in candidates:
+        # A shim of pyenv may be there, and fail.
+        found = subprocess.run(
+            [candidate, "-c", "import ssl, sqlite3, venv, sys; print(sys.executable)"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if found.returncode == 0:
+            return Path(found.stdout.strip())
+    return None
+
+
+def offer_pythons() -> list[str]:
+    """Put each Python on the PATH under its plain name; return the versions found."""
+    directory = ROOT / ".nox" / ".pythons"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    found = []
+    for version in SUPPORTED:
+        if python := find_python(version):
+            (directory / f"python{version}").symlink_to(python)
+            found.append(version)
+    os.environ["PATH"] = os.pathsep.join([str(directory), os.environ.get("PATH", os.defpath)])
+    return found
+
+
+PYTHONS = offer_pythons()
+MISSING = [version for version in SUPPORTED if version not in PYTHONS]
+if MISSING and "_ARGCOMPLETE" not in os.environ:
+    print(f"NOT TESTED: Python {', '.join(MISSING)} not found on this machine", file=sys.stderr)
+if MAIN not in PYTHONS:
+    MAIN = PYTHONS[-1]
+OLDEST = PYTHONS[0]
+
+# What is quick comes first, and the coverage after the tests that measure it.
+nox.options.sessions = [
+    "lint",
+    "types",
+    "docs",
+    "build",
+    "demo",
+    f"tests-{MAIN}",
+    "coverage",
+    "tests-min",
+    "tests-sa20",
+    *(f"tests-{version}" for version in PYTHONS if version != MAIN),
+]
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests with the newest versions of everything."""
+    install(session, "test", extras="all")
+    if session.python == MAIN:
+        session.run("coverage", "erase")
+        session.run("coverage", "run", "-m", "pytest", *pytest_arguments(session))
+    else:
+        session.run("pytest", *pytest_arguments(session))
+
+
+@nox.session(name="tests-min", python=OLDEST)
+def tests_min(session: nox.Session) -> None:
+    """Run the tests with the lowest versions that pyproject.toml allows."""
+    lowest = lowest_versions()
+    session.log("lowest versions: %s", " ".join(lowest))
+    install(session, "test", *lowest, extras="all")
+    session.run("pytest", *pytest_arguments(session))
+
+
+@nox.session(name="tests-sa20", python=MAIN)
+def tests_sa20(session: nox.Session) -> None:
+    """Run the tests with the newest SQLAlchemy 2.0, which many apps stay on."""
+    install(session, "test", "sqlalchemy<2.1", extras="all")
+    session.run("pytest", *pytest_arguments(session))
+
+
+@nox.session(python=MAIN)
+def coverage(session: nox.Session) -> None:
+    """Report what the tests of this run have covered."""
+    session.install("coverage>=7.10")
+    session.run("coverage", "combine", "--keep")
+    session.run("coverage", "report")
+
+
+@nox.session(python=MAIN)
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session(python=MAIN)
+def types(session: nox.Session) -> None:
+    """Check the types, as two type checkers see them."""
+    install(session, "types", "nox", extras="all")
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session(python=MAIN)
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a broken link or a reference to nothing is an error."""
+    install(session, "docs", extras="all")
+    session.run(
+        "sphinx-build", "--fail-on-warning", "--keep-going", "--fresh-env", "docs", "docs/_build"
+    )
+
+
+@nox.session(python=MAIN)
+def build(session: nox.Session) -> None:
+    """Build the packages, look into them, and use each extra in an environment of its own."""
+    session.install(*group("build"))
+    dist = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(dist))
+    session.run("twine", "check", "--strict", *map(str, dist.iterdir()))
+    (wheel,) = dist.glob("*.whl")
+    (sdist,) = dist.glob("*.tar.gz")
+    look_into(session, wheel)
+    for package in (wheel, sdist):
+        smoke_test(session, package, "")
+    for extra in EXTRAS:
+        smoke_test(session, wheel, extra)
+
+
+@nox.session(python=MAIN)
+def demo(session: nox.Session) -> None:
+    """Run a real app and drive it over HTTP; `nox -s demo -- --url postgresql://…` elsewhere."""
+    session.install(".[all]" if session.posargs else ".[cli]")
+    with session.chdir(session.create_tmp()):
+        session.run("fastdb", "demo", *session.posargs)
+
+
+@nox.session(python=MAIN)
+def bench(session: nox.Session) -> None:
+    """Measure the speed, as ratios to plain SQLAlchemy."""
+    install(session, "test", "bench", extras="all")
+    session.run("python", "benchmarks", *session.posargs)
+
+
+def install(session: nox.Session, *requirements: str, extras: str) -> None:
+    """Install fastdb as users have it, not editable, with groups of ours or requirements."""
+    groups = PYPROJECT["dependency-groups"]
+    wanted = [
+        entry for name in requirements for entry in (group(name) if name in groups else [name])
+    ]
+    session.install(f".[{extras}]", *wanted)
+
+
+def pytest_arguments(session: nox.Session) -> list[str]:
+    """Return what is asked for; or else, as many processes as there are cores, within reason."""
+    return session.posargs or ["--numprocesses=auto", "--maxprocesses=4"]
+
+
+def group(name: str) -> tuple[str, ...]:
+    """Return the requirements of a dependency group."""
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+def lowest_versions() -> list[str]:
+    """Turn the lower bounds of pyproject.toml into pins."""
+    bounds = [
+        *PYPROJECT["project"]["dependencies"],
+        *(one for extra in EXTRAS.values() for one in extra),
+    ]
+    pins = (re.match(r"([\w.-]+)(?:\[[\w,-]+])?>=([\w.]+)", bound) for bound in bounds)
+    return sorted({f"{pin[1]}=={pin[2]}" for pin in pins if pin})
+
+
+def look_into(session: nox.Session, wheel: Path) -> None:
+    """Fail where the wheel lacks what type checkers and lawyers look for."""
+    names = zipfile.ZipFile(wheel).namelist()
+    for wanted in ("fastdb/py.typed", "/licenses/LICENSE"):
+        if not any(name.endswith(wanted) for name in names):
+            session.error(f"{wheel.name} has no {wanted}")
+    if foreign := [name for name in names if not name.startswith(("fastdb/", "fastapi_fastdb-"))]:
+        session.error(f"{wheel.name} would install {foreign}")
+
+
+def smoke_test(session: nox.Session, package: Path, extra: str) -> None:
+    """Use the package in an empty environment: outside this directory, so that nothing helps."""
+    session.log("smoke test: %s[%s]", package.name, extra)
+    directory = Path(session.create_tmp()) / "smoke"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    session.run("python", "-m", "venv", str(directory / "venv"))
+    python = directory / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    requirement = f"{package}[{extra}]" if extra else str(package)
+    session.run(str(python), "-m", "pip", "install", "--quiet", requirement, external=True)
+    session.run(str(python), "-I", str(ROOT / "tests" / "smoke.py"), extra, external=True)

@@ -1,0 +1,109 @@
+"""Make one engine: SQLAlchemy's arguments for it, and what listens on it."""
+
+import sqlite3
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
+
+from fastdb.credentials import ask_for_password
+from fastdb.engines.recipe import Recipe
+from fastdb.options import BeginIntent, SQLiteOptions, normal_isolation
+from fastdb.pooling import (
+    check_idle_connections,
+    pool_arguments,
+    roll_back_at_return,
+    stop_cancelled_statements,
+)
+from fastdb.server_settings import apply_server_settings, connect_arguments
+from fastdb.sqlite.cancellation import interrupt_at_cancellation
+from fastdb.sqlite.connection import connection_class, verify_foreign_connections
+from fastdb.sqlite.transactions import begin_ourselves
+from fastdb.tls import install_tls_verification, tls_connect_args
+
+
+def make_async_engine(recipe: Recipe, *, read_only: bool = False) -> AsyncEngine:
+    """Make an async engine; with `read_only` the database itself refuses writes on it."""
+    arguments = _arguments(recipe, read_only)
+    engine = create_async_engine(recipe.target.url, **arguments)
+    _equip(engine.sync_engine, recipe, arguments, read_only)
+    return engine
+
+
+def make_sync_engine(recipe: Recipe, *, read_only: bool = False) -> Engine:
+    """Make a synchronous engine, as `make_async_engine` does."""
+    arguments = _arguments(recipe, read_only)
+    engine = sqlalchemy.create_engine(recipe.target.url, **arguments)
+    _equip(engine, recipe, arguments, read_only)
+    return engine
+
+
+def _arguments(recipe: Recipe, read_only: bool) -> dict[str, Any]:
+    """Return SQLAlchemy's arguments: ours, and over them the caller's."""
+    theirs = dict(recipe.sqlalchemy_options)
+    ours = pool_arguments(recipe.target.backend, recipe.pool, recipe.waits)
+    if "pool" in theirs:
+        ours = {}
+    elif not issubclass(theirs.get("poolclass") or QueuePool, QueuePool):
+        # A pool of another kind takes no sizes.
+        ours = {name: ours[name] for name in ours if name == "pool_reset_on_return"}
+    their_connect_args = dict(theirs.pop("connect_args", {}))
+    if recipe.target.backend == "sqlite":
+        connect_args = _sqlite_connect_args(recipe, read_only, their_connect_args)
+    else:
+        connect_args = {
+            **connect_arguments(recipe.target, recipe.pool, recipe.timeouts),
+            **tls_connect_args(recipe.target.driver, recipe.tls or recipe.target.tls),
+            **their_connect_args,
+        }
+        if read_only:
+            # Every statement is a transaction of its own, in one round trip.
+            theirs |= {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
+    return {**ours, **theirs, "connect_args": connect_args}
+
+
+def _sqlite_connect_args(recipe: Recipe, read_only: bool, theirs: dict[str, Any]) -> dict[str, Any]:
+    given = {**recipe.target.connect_args, **theirs}
+    # `timeout` is sqlite3's name for how long a lock is waited for.
+    if recipe.timeouts is not None and "timeout" not in theirs:
+        given.pop("timeout", None)
+    lock_seconds = float(given.setdefault("timeout", recipe.waits.lock))
+    factory = connection_class(
+        recipe.sqlite,
+        lock_seconds=lock_seconds,
+        query_only=read_only,
+        base=given.get("factory", sqlite3.Connection),
+    )
+    # The driver begins no transaction of its own: `begin_ourselves` does.
+    return {**given, "isolation_level": None, "factory": factory}
+
+
+def _equip(engine: Engine, recipe: Recipe, arguments: dict[str, Any], read_only: bool) -> None:
+    """Listen on `engine` for all that is promised of it."""
+    target = recipe.target
+    roll_back_at_return(engine)
+    if target.backend == "sqlite":
+        interrupt_at_cancellation(engine, recipe.waits.close)
+        if not arguments.keys().isdisjoint(("creator", "async_creator", "pool")):
+            verify_foreign_connections(engine, recipe.sqlite, query_only=read_only)
+        begin_ourselves(
+            engine,
+            recipe.write_lock,
+            default="deferred" if read_only else _default_intent(recipe.sqlite),
+            autocommit=normal_isolation(arguments.get("isolation_level")) == "AUTOCOMMIT",
+        )
+        return
+    if recipe.password is not None:
+        ask_for_password(engine, recipe.password)
+    check_idle_connections(engine, recipe.pool.ping_after)
+    stop_cancelled_statements(engine, recipe.waits.close)
+    install_tls_verification(engine, target.driver, recipe.tls or target.tls)
+    apply_server_settings(engine, target.backend, recipe.pool, recipe.timeouts, read_only=read_only)
+
+
+def _default_intent(sqlite: SQLiteOptions) -> BeginIntent:
+    # An engine alone does not know what its transactions are for: where nobody says, the lock is
+    # taken with the first write.
+    return "immediate" if sqlite.begin == "immediate" else "deferred"

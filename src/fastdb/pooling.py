@@ -1,0 +1,163 @@
+"""The pool's connections: how many, still alive when handed out, clean when they come back."""
+
+import asyncio
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from anyio import CancelScope
+from sqlalchemy import Engine, Pool, event, exc
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolResetState, QueuePool
+
+from fastdb.options import PoolOptions, Timeouts
+from fastdb.urls import Backend
+
+_IDLE_SINCE = "fastdb.idle_since"
+
+
+def pool_arguments(backend: Backend, options: PoolOptions, timeouts: Timeouts) -> dict[str, Any]:
+    """Return the keyword arguments of SQLAlchemy's `create_engine` that say the same."""
+    if options.mode == "null":
+        arguments: dict[str, Any] = {"poolclass": NullPool}
+    else:
+        arguments = {
+            "pool_size": options.size,
+            "max_overflow": options.max_overflow,
+            "pool_timeout": timeouts.pool,
+            "pool_recycle": -1 if options.recycle is None else options.recycle,
+        }
+    if backend != "postgresql":
+        # SQLAlchemy would send a ROLLBACK at each return, after the session's own COMMIT: a round
+        # trip on MySQL, a hop to the connection's thread on SQLite. `roll_back_at_return` sends
+        # it where a transaction is open. PostgreSQL's drivers know that and send nothing.
+        arguments["pool_reset_on_return"] = None
+    return arguments
+
+
+def check_idle_connections(engine: Engine, ping_after: float | None) -> None:
+    """Replace dead connections before they are handed out, at no cost for busy ones.
+
+    Only a connection that has been idle for longer than `ping_after` seconds is asked: one that
+    was used a moment ago has just proved that it lives, and asking costs one round trip
+    (asyncpg: three).
+    """
+    if ping_after is None:
+        return
+    dialect = engine.dialect
+
+    def checked_in(_: Any, entry: ConnectionPoolEntry) -> None:
+        entry.info[_IDLE_SINCE] = time.monotonic()
+
+    def checked_out(dbapi_connection: Any, entry: ConnectionPoolEntry, _: Any) -> None:
+        idle_since = entry.info.pop(_IDLE_SINCE, None)
+        if idle_since is None or time.monotonic() - idle_since < ping_after:
+            return
+        try:
+            dialect.do_ping(dbapi_connection)
+        except Exception as error:
+            # Not only the driver's own errors: asyncpg lets OSError through. The pool answers
+            # by replacing this connection and all that are as old.
+            raise exc.InvalidatePoolError from error
+
+    event.listen(engine, "checkin", checked_in)
+    event.listen(engine, "checkout", checked_out)
+
+
+def roll_back_at_return(engine: Engine) -> None:
+    """Never let a connection back into the pool with a transaction open.
+
+    Where `pool_arguments` has turned SQLAlchemy's own ROLLBACK off, this is the only one. Elsewhere
+    it is one more: SQLAlchemy leaves its own out where a COMMIT was attempted, even one that
+    failed. SQLite's COMMIT leaves the transaction open when it fails with "database is locked":
+    every other writer would stay locked out, and the next user of the connection would commit the
+    rows of a request that has answered 500.
+    """
+    in_transaction = _TRANSACTION_CHECKS[engine.dialect.driver]
+
+    def reset(dbapi_connection: Any, entry: ConnectionPoolEntry, state: PoolResetState) -> None:
+        if state.terminate_only or not state.asyncio_safe:
+            return  # about to be closed, which rolls back as well
+        if in_transaction(entry.driver_connection):
+            dbapi_connection.rollback()
+            if in_transaction(entry.driver_connection):
+                # Begun behind the driver's back, with a BEGIN of the user's: asyncpg's rollback
+                # does nothing then. The pool closes a connection whose reset fails.
+                raise exc.InvalidRequestError("A connection came back with its transaction open.")
+
+    event.listen(engine, "reset", reset)
+
+
+def stop_cancelled_statements(engine: Engine, seconds: float) -> None:
+    """Let PostgreSQL stop the statement of a task that a scope of anyio has cancelled.
+
+    asyncpg asks the server to stop it and waits for that, but the scope cancels this wait too: the
+    connection would be cut, and the statement run on with its locks. psycopg does as much by
+    itself, unless a scope interrupts it; then it cuts the connection, and nobody else can ask.
+    MySQL has no such request. There a statement runs on until its end, and is then rolled back.
+    """
+    if engine.dialect.driver != "asyncpg":
+        return
+
+    async def close(driver_connection: Any) -> None:
+        with CancelScope(shield=True), suppress(Exception):
+            await driver_connection.close(timeout=seconds)
+
+    def given_up(
+        dbapi_connection: Any, _entry: ConnectionPoolEntry, error: BaseException | None
+    ) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            dbapi_connection.run_async(close)
+
+    event.listen(engine, "invalidate", given_up)
+
+
+def abort(driver_connection: Any) -> None:
+    """Cut a driver's connection without waiting for the network, so that who waits on it fails."""
+    if isinstance(driver_connection, sqlite3.Connection):
+        driver_connection.interrupt()
+        return
+    with suppress(Exception):
+        _ABORTS[type(driver_connection).__module__.partition(".")[0]](driver_connection)
+
+
+def held_open(pool: Pool) -> int:
+    """Return how many connections `pool` holds open, in use or idle; NullPool does not count."""
+    return pool.checkedin() + pool.checkedout() if isinstance(pool, QueuePool) else 0
+
+
+def _mysql_in_transaction(connection: Any) -> bool:
+    # Bit 0 of the status that the server sends with every answer: SERVER_STATUS_IN_TRANS.
+    return bool(connection.server_status & 1)
+
+
+_TRANSACTION_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "pysqlite": lambda connection: connection.in_transaction,
+    "aiosqlite": lambda connection: connection.in_transaction,
+    "asyncpg": lambda connection: not connection.is_closed() and connection.is_in_transaction(),
+    "psycopg": lambda connection: connection.pgconn.transaction_status != 0,
+    "psycopg2": lambda connection: connection.info.transaction_status != 0,
+    "pymysql": _mysql_in_transaction,
+    "aiomysql": _mysql_in_transaction,
+    "asyncmy": _mysql_in_transaction,
+}
+
+
+def _shut_down(descriptor: int) -> None:
+    # libpq has no call for this: closing waits for whoever uses the connection. Shutting down a
+    # duplicate of its socket wakes them with an error and leaves the descriptor to libpq.
+    with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)
+
+
+_ABORTS: dict[str, Callable[[Any], object]] = {
+    "asyncpg": lambda connection: connection.terminate(),
+    "psycopg": lambda connection: _shut_down(connection.pgconn.socket),
+    "psycopg2": lambda connection: _shut_down(connection.fileno()),
+    "aiomysql": lambda connection: connection.close(),
+    "asyncmy": lambda connection: connection.close(),
+    "aiosqlite": lambda connection: connection.stop(),
+}

@@ -1,0 +1,1 @@
+"""SQLite made to serve: its connections, its transactions, its one write lock, its memory."""

@@ -1,0 +1,207 @@
+"""A TCP proxy between a driver and its server, for what only the wire can tell.
+
+    async with Proxy.before(url) as proxy:
+        engine = create_async_engine(proxy.url)
+        ...
+        with proxy.counted() as count:
+            await ask()
+        assert count.round_trips == 1
+
+It passes bytes on as they come and understands none of them, TLS included. `go_deaf()` keeps what
+comes from then on, as a network does that loses every packet; `hear_again()` passes it on.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import Enum
+from typing import Self
+
+from sqlalchemy.engine import make_url
+
+from databases import render
+from server_process import HOST, free_port
+
+_CHUNK = 64 * 1024
+
+
+class Direction(Enum):
+    """Who is heard."""
+
+    TO_SERVER = "to server"
+    TO_CLIENT = "to client"
+
+
+@dataclass(slots=True)
+class Count:
+    """What has passed while it was counted.
+
+    Attributes:
+        round_trips: How often a client spoke after it had listened: each time, somebody waits.
+        connections: How many connections were opened.
+    """
+
+    round_trips: int = 0
+    connections: int = 0
+
+
+class Link:
+    """One connection through the proxy: the client's half and the server's half."""
+
+    def __init__(
+        self,
+        proxy: "Proxy",
+        client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
+        self._proxy = proxy
+        self._client_reader, self._client_writer = client
+        self._server_reader, self._server_writer = server
+        self._heard_last: Direction | None = None
+
+    async def run(self) -> None:
+        """Pass bytes on in both directions until one side has closed."""
+        try:
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(
+                    self._pump(Direction.TO_SERVER, self._client_reader, self._server_writer)
+                )
+                pumps.create_task(
+                    self._pump(Direction.TO_CLIENT, self._server_reader, self._client_writer)
+                )
+        finally:
+            await self._close()
+
+    async def _pump(
+        self, direction: Direction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        # Either side may vanish at any time; the other one is then told by an end of its stream.
+        with suppress(ConnectionError):
+            while data := await reader.read(_CHUNK):
+                self._note(direction)
+                self._proxy.overhear(data)
+                await self._proxy.hearing.wait()
+                writer.write(data)
+                await writer.drain()
+        with suppress(OSError, RuntimeError):
+            writer.write_eof()
+
+    def _note(self, direction: Direction) -> None:
+        if direction is Direction.TO_SERVER and self._heard_last is not direction:
+            self._proxy.note_round_trip()
+        self._heard_last = direction
+
+    async def _close(self) -> None:
+        writers = (self._client_writer, self._server_writer)
+        for writer in writers:  # both before the first wait, in which this task may be cancelled
+            writer.close()
+        for writer in writers:
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+class Proxy:
+    """Listens on a port of its own and passes on to `host` and `port`.
+
+    It lives in the event loop that enters it, and is gone when the block is left.
+
+    Args:
+        host: Of the server.
+        port: Of the server.
+        url: The URL that leads to the server without the proxy.
+    """
+
+    def __init__(self, host: str, port: int, *, url: str = "") -> None:
+        self._host = host
+        self._port = port
+        self._direct_url = url
+        self._listener: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._counts: list[Count] = []
+        self._deaf_at: bytes | None = None
+        self.hearing = asyncio.Event()
+        self.hearing.set()
+
+    def go_deaf(self, *, at: bytes | None = None) -> None:
+        """Pass nothing on any more: from now, or from the first bytes that contain `at`."""
+        self._deaf_at = at
+        if at is None:
+            self.hearing.clear()
+
+    def hear_again(self) -> None:
+        """Pass on what was kept, and what comes."""
+        self._deaf_at = None
+        self.hearing.set()
+
+    def cut(self) -> None:
+        """End every connection at once; what was kept is lost."""
+        for task in self._tasks:
+            task.cancel()
+
+    def overhear(self, data: bytes) -> None:
+        if self._deaf_at is not None and self._deaf_at in data:
+            self.hearing.clear()
+
+    @classmethod
+    def before(cls, url: str) -> Self:
+        """Return a proxy for the server that a database URL leads to."""
+        parts = make_url(url)
+        defaults = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
+        port = parts.port or defaults[parts.get_backend_name()]
+        return cls(parts.host or "localhost", port, url=url)
+
+    @property
+    def port(self) -> int:
+        """The port to connect to, in place of the server's."""
+        assert self._listener is not None, "the proxy is not open"
+        port: int = self._listener.sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def url(self) -> str:
+        """The database URL that leads through the proxy."""
+        return render(make_url(self._direct_url).set(host=HOST, port=self.port))
+
+    @contextmanager
+    def counted(self) -> Iterator[Count]:
+        """Count what passes while the block runs."""
+        count = Count()
+        self._counts.append(count)
+        try:
+            yield count
+        finally:
+            self._counts.remove(count)
+
+    def note_round_trip(self) -> None:
+        for count in self._counts:
+            count.round_trips += 1
+
+    async def __aenter__(self) -> Self:
+        self._listener = await asyncio.start_server(self._accept, HOST, free_port())
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        assert self._listener is not None
+        self._listener.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._listener.wait_closed()
+        self._listener = None
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of its own: asyncio logs the cancellation of one that it makes itself.
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            server = await asyncio.open_connection(self._host, self._port)
+        except OSError:
+            writer.close()  # as the client would be refused without the proxy
+            return
+        for count in self._counts:
+            count.connections += 1
+        await Link(self, (reader, writer), server).run()

@@ -1,0 +1,121 @@
+"""The layers of fastdb: a module imports only from layers below its own."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "fastdb"
+
+# From the bottom up. A package is one module here: inside it, imports are its own affair. Where
+# modules of one duty build on each other, the duty has two layers.
+LAYERS = (
+    ("name", {"errors"}),
+    ("decide", {"options", "credentials", "completion"}),
+    ("decide: URLs", {"urls"}),
+    ("watch", {"guards", "pooling", "schema", "server_settings", "sqlite", "tls"}),
+    ("build", {"engines", "session", "retry"}),
+    ("build: their users", {"loops", "per_request", "routes", "sync", "units"}),
+    ("own: who serves", {"binding"}),
+    ("own", {"database"}),
+    ("integrate", {"dependencies", "handlers", "migrations", "testing"}),
+    ("offer", {"__init__"}),
+    ("show", {"demo"}),
+    ("run", {"cli", "pytest_plugin"}),
+    ("start", {"__main__"}),
+)
+
+# In one file each, so that there is one place where it can be missing.
+OPTIONAL_DEPENDENCIES = (
+    "aiomysql",
+    "alembic",
+    "asyncmy",
+    "asyncpg",
+    "httpx",
+    "psycopg",
+    "pymysql",
+    "rich",
+    "typer",
+    "uvicorn",
+)
+
+# Such names say nothing, so that everything ends up in them.
+FORBIDDEN_NAMES = {"base", "common", "core", "helpers", "misc", "util", "utils"}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+by_file = pytest.mark.parametrize(
+    "path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix()
+)
+
+
+def layer_of(module: str) -> int:
+    for number, (_, modules) in enumerate(LAYERS):
+        if module in modules:
+            return number
+    pytest.fail(f"fastdb.{module} is in no layer: add it to LAYERS, after the modules it imports")
+
+
+def module_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """List what a file imports, at its top, inside functions and for type checkers."""
+    for node in ast.walk(ast.parse(path.read_text(), path)):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=None) | ast.ImportFrom(level=1 | 2 | 3):
+                pytest.fail(f"{path.name}:{node.lineno}: a relative import")
+            case ast.ImportFrom(module="fastdb", names=names):
+                yield from (_in_package(alias.name) for alias in names)
+            case ast.ImportFrom(module=str(module)):
+                yield module
+            case ast.Call(
+                func=ast.Name(id="import_module") | ast.Attribute(attr="import_module"),
+                args=[ast.Constant(value=str(module)), *_],
+            ):
+                yield module
+
+
+def _in_package(name: str) -> str:
+    is_module = (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists()
+    return f"fastdb.{name}" if is_module else "fastdb.__init__"
+
+
+def test_there_are_modules() -> None:
+    """The other tests look at something."""
+    assert len(FILES) > 10
+
+
+@by_file
+def test_imports_only_lower_layers(path: Path) -> None:
+    """Neither a layer above nor a neighbour in the same one."""
+    module = module_of(path)
+    wrong = [
+        name
+        for name in imports(path)
+        if name.startswith("fastdb.")
+        and name.split(".")[1] != module
+        and layer_of(name.split(".")[1]) >= layer_of(module)
+    ]
+    assert not wrong, f"fastdb.{module} may not import {wrong}"
+
+
+@by_file
+def test_file_has_a_telling_name(path: Path) -> None:
+    """A module is called after its duty."""
+    assert FORBIDDEN_NAMES.isdisjoint(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("dependency", OPTIONAL_DEPENDENCIES)
+def test_optional_dependency_is_imported_in_one_file(dependency: str) -> None:
+    """What may be missing is missed in one place, with one message."""
+    importers = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in FILES
+        if any(name.split(".")[0] == dependency for name in imports(path))
+    ]
+    assert len(importers) <= 1
