@@ -28,6 +28,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import NullPool
 
 from fastdb import Database
+from sqlite_trace import trace
 
 with warnings.catch_warnings():
     # Starlette 1.10 wants to be used with another distribution of httpx.
@@ -113,7 +114,8 @@ class Log(list[str]):
             event.listen(sync_engine, name, self._noting(prefix + name.upper()))
         event.listen(sync_engine, "connect", self._count_connect)
         event.listen(sync_engine, "checkout", self._count_checkout)
-        event.listen(sync_engine, "before_cursor_execute", self._note_begin)
+        if sync_engine.name == "sqlite":
+            trace(sync_engine, self._note_begin)
 
     def _noting(self, what: str) -> Callable[..., None]:
         return lambda *_: self.append(what)
@@ -124,7 +126,7 @@ class Log(list[str]):
     def _count_checkout(self, *_: object) -> None:
         self.checkouts += 1
 
-    def _note_begin(self, _connection: object, _cursor: object, statement: str, *_: object) -> None:
+    def _note_begin(self, statement: str) -> None:
         if statement.startswith("BEGIN"):
             self.begins.append(statement)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import aiosqlite
 import pytest
-from sqlalchemy import event, select, text
+from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import Session
@@ -31,6 +31,7 @@ from fastdb import (
 )
 from fastdb.sqlite.connection import connection_class
 from models import Base, Hero, Late
+from sqlite_trace import trace
 
 INSERT = text("INSERT INTO hero (name) VALUES (:name)")
 ORPHAN = text("INSERT INTO hero (name, team_id) VALUES ('orphan', 99)")
@@ -41,11 +42,11 @@ def begins(db: Database) -> list[str]:
     """The BEGIN statements that were sent by the writing engine."""
     seen: list[str] = []
 
-    def record(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+    def record(statement: str) -> None:
         if statement.startswith("BEGIN"):
             seen.append(statement)
 
-    event.listen(db.engine.sync_engine, "before_cursor_execute", record)
+    trace(db.engine.sync_engine, record)
     return seen
 
 
@@ -196,9 +197,7 @@ async def test_the_option_decides_for_all(sqlite_url: str, begin: str, expected:
     """`SQLiteOptions(begin=…)` holds for sessions and for the engine alone."""
     async with Database(sqlite_url, sqlite=SQLiteOptions(begin=begin)) as db:  # type: ignore[arg-type]
         seen: list[str] = []
-        event.listen(
-            db.engine.sync_engine, "before_cursor_execute", lambda *args: seen.append(args[2])
-        )
+        trace(db.engine.sync_engine, seen.append)
         async with db.session() as session:
             await session.execute(select(1))
         async with db.engine.begin() as connection:
@@ -316,14 +315,14 @@ async def test_a_busy_commit_is_rolled_back(sqlite_url: str) -> None:
 
 async def test_settings_of_a_connection(sqlite_url: str) -> None:
     """WAL, NORMAL and the lock's time limit by default; what was asked for otherwise."""
-    default = Database(sqlite_url)
+    default = Database(sqlite_url, sqlite=SQLiteOptions(accelerate=False))
     async with default as db, db.engine.connect() as connection:
         settings = [
             await connection.scalar(text(f"PRAGMA {name}"))
             for name in ("journal_mode", "synchronous", "busy_timeout", "query_only")
         ]
     assert settings == ["wal", 1, 10_000, 0]
-    options = SQLiteOptions(synchronous="FULL")
+    options = SQLiteOptions(synchronous="FULL", accelerate=False)
     other = Database(sqlite_url, sqlite=options, timeouts=Timeouts(lock=2.5))
     async with other as db, db.read_engine.connect() as connection:
         settings = [

@@ -29,7 +29,7 @@ from fastdb.session import (
     twin_session_class,
 )
 from fastdb.sqlite.memory import TemporaryDatabase
-from fastdb.sqlite.writelock import WriteLock, work_for_this_task
+from fastdb.sqlite.writelock import work_for_this_task
 from fastdb.sync import SyncDatabase
 from fastdb.units import UnitOfWork
 
@@ -87,7 +87,6 @@ class Database:
             "sqlite": sqlite,
             "password": password,
             "isolation": isolation,
-            "write_lock": WriteLock(),
         }
         self._recipe = Recipe.read(url, "async", sqlalchemy_options=async_options or {}, **read)
 

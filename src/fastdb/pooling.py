@@ -137,6 +137,7 @@ def _mysql_in_transaction(connection: Any) -> bool:
 _TRANSACTION_CHECKS: dict[str, Callable[[Any], bool]] = {
     "pysqlite": lambda connection: connection.in_transaction,
     "aiosqlite": lambda connection: connection.in_transaction,
+    "fastdb": lambda connection: connection.in_transaction,
     "asyncpg": lambda connection: not connection.is_closed() and connection.is_in_transaction(),
     "psycopg": lambda connection: connection.pgconn.transaction_status != 0,
     "psycopg2": lambda connection: connection.info.transaction_status != 0,

@@ -5,12 +5,13 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy import Engine
+from sqlalchemy.dialects import registry
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from fastdb.credentials import ask_for_password
 from fastdb.engines.recipe import Recipe
-from fastdb.options import BeginIntent, SQLiteOptions, normal_isolation
+from fastdb.options import BeginIntent, normal_isolation
 from fastdb.pooling import (
     check_idle_connections,
     pool_arguments,
@@ -21,13 +22,22 @@ from fastdb.server_settings import apply_server_settings, connect_arguments
 from fastdb.sqlite.cancellation import interrupt_at_cancellation
 from fastdb.sqlite.connection import connection_class, verify_foreign_connections
 from fastdb.sqlite.transactions import begin_ourselves
+from fastdb.sqlite.writelock import write_lock_of
 from fastdb.tls import install_tls_verification, tls_connect_args
+
+# SQLAlchemy finds the dialect by its entry point as well, for those who name it in a URL. Looking
+# for that reads every distribution's metadata, which an event loop should not do.
+registry.register("sqlite.fastdb", "fastdb.sqlite.dialect", "SQLiteDialect_fastdb")
 
 
 def make_async_engine(recipe: Recipe, *, read_only: bool = False) -> AsyncEngine:
     """Make an async engine; with `read_only` the database itself refuses writes on it."""
     arguments = _arguments(recipe, read_only)
-    engine = create_async_engine(recipe.target.url, **arguments)
+    if recipe.target.backend == "sqlite" and recipe.sqlite.accelerate:
+        url = recipe.target.url.set(drivername="sqlite+fastdb")
+        engine = create_async_engine(url, **arguments, **_dialect_arguments(recipe, read_only))
+    else:
+        engine = create_async_engine(recipe.target.url, **arguments)
     _equip(engine.sync_engine, recipe, arguments, read_only)
     return engine
 
@@ -64,6 +74,16 @@ def _arguments(recipe: Recipe, read_only: bool) -> dict[str, Any]:
     return {**ours, **theirs, "connect_args": connect_args}
 
 
+def _dialect_arguments(recipe: Recipe, read_only: bool) -> dict[str, Any]:
+    return {
+        "begin": _intent(recipe, read_only),
+        "inline_reads": recipe.sqlite.inline_reads,
+        "reads_only": read_only,
+        "close_seconds": recipe.waits.close,
+        "write_lock": write_lock_of(recipe.target.url.database),
+    }
+
+
 def _sqlite_connect_args(recipe: Recipe, read_only: bool, theirs: dict[str, Any]) -> dict[str, Any]:
     given = {**recipe.target.connect_args, **theirs}
     # `timeout` is sqlite3's name for how long a lock is waited for.
@@ -85,15 +105,10 @@ def _equip(engine: Engine, recipe: Recipe, arguments: dict[str, Any], read_only:
     target = recipe.target
     roll_back_at_return(engine)
     if target.backend == "sqlite":
-        interrupt_at_cancellation(engine, recipe.waits.close)
         if not arguments.keys().isdisjoint(("creator", "async_creator", "pool")):
             verify_foreign_connections(engine, recipe.sqlite, query_only=read_only)
-        begin_ourselves(
-            engine,
-            recipe.write_lock,
-            default="deferred" if read_only else _default_intent(recipe.sqlite),
-            autocommit=normal_isolation(arguments.get("isolation_level")) == "AUTOCOMMIT",
-        )
+        if engine.dialect.driver != "fastdb":
+            _equip_plain_sqlite(engine, recipe, arguments, read_only)
         return
     if recipe.password is not None:
         ask_for_password(engine, recipe.password)
@@ -103,7 +118,23 @@ def _equip(engine: Engine, recipe: Recipe, arguments: dict[str, Any], read_only:
     apply_server_settings(engine, target.backend, recipe.pool, recipe.timeouts, read_only=read_only)
 
 
-def _default_intent(sqlite: SQLiteOptions) -> BeginIntent:
+def _equip_plain_sqlite(
+    engine: Engine, recipe: Recipe, arguments: dict[str, Any], read_only: bool
+) -> None:
+    """Give an engine by events what the dialect `sqlite+fastdb` does by itself."""
+    begin_ourselves(
+        engine,
+        write_lock_of(recipe.target.url.database),
+        default=_intent(recipe, read_only),
+        autocommit=normal_isolation(arguments.get("isolation_level")) == "AUTOCOMMIT",
+        reads_only=read_only,
+        lock_seconds=float(arguments["connect_args"]["timeout"]),
+    )
+    if engine.dialect.is_async:
+        interrupt_at_cancellation(engine, recipe.waits.close)
+
+
+def _intent(recipe: Recipe, read_only: bool) -> BeginIntent:
     # An engine alone does not know what its transactions are for: where nobody says, the lock is
     # taken with the first write.
-    return "immediate" if sqlite.begin == "immediate" else "deferred"
+    return "immediate" if recipe.sqlite.begin == "immediate" and not read_only else "deferred"

@@ -17,7 +17,6 @@ from fastdb.options import (
     TLSOptions,
     normal_isolation,
 )
-from fastdb.sqlite.writelock import WriteLock
 from fastdb.tls import tls_connect_args
 from fastdb.urls import Target, World, parse_url
 
@@ -35,7 +34,6 @@ class Recipe:
     tls: TLSOptions | None = None
     sqlite: SQLiteOptions = field(default_factory=SQLiteOptions)
     password: PasswordSource | None = None
-    write_lock: WriteLock = field(default_factory=WriteLock)
     sqlalchemy_options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -51,7 +49,6 @@ class Recipe:
         sqlalchemy_options: Mapping[str, Any],
         password: str | PasswordSource | None = None,
         isolation: str | None = None,
-        write_lock: WriteLock | None = None,
     ) -> "Recipe":
         """Read the URL for that world, and import its driver.
 
@@ -83,7 +80,6 @@ class Recipe:
             tls=tls,
             sqlite=sqlite or SQLiteOptions(),
             password=password,
-            write_lock=write_lock or WriteLock(),
             sqlalchemy_options=dict(sqlalchemy_options),
         )
 

@@ -13,7 +13,7 @@ from fastdb.errors import ConfigurationError
 from fastdb.guards import refuse_failed_commits
 from fastdb.options import BeginIntent, normal_isolation
 from fastdb.server_settings import begin_read_only
-from fastdb.sqlite.transactions import BEGIN_OPTION
+from fastdb.sqlite.intent import BEGIN_OPTION
 
 E = TypeVar("E", Engine, AsyncEngine)
 

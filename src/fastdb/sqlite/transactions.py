@@ -1,78 +1,127 @@
-"""SQLite transactions that are transactions: our own BEGIN, and the intent it is sent with.
+"""Begin SQLite's transactions by events, on engines that have not the fast dialect.
 
-Python's `sqlite3` begins before a write only: a second SELECT sees other commits, savepoints and
-DDL escape the rollback, and a read-modify-write loses updates. Here the driver is told to begin
-nothing (`isolation_level=None`, see `engines/make`) and BEGIN is sent with the first statement:
-IMMEDIATE where the transaction means to write, so that it waits for other writers before it
-reads, DEFERRED where it means to read.
+That is the synchronous twin, and plain aiosqlite where it is asked for. The fast dialect does the
+same by itself: it sends BEGIN along with the first statement (see `accelerated`).
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 
 from fastdb.options import BeginIntent, normal_isolation
+from fastdb.sqlite.intent import (
+    Begin,
+    LockingCompiler,
+    begin_for,
+    intent_of,
+    is_begin,
+    is_write,
+)
 from fastdb.sqlite.writelock import WriteLock, watch
 
-BEGIN_OPTION = "fastdb_begin"
-"""Execution option of an engine or connection: "immediate" or "deferred"."""
-
-_WRITES = ("INSERT", "UPDATE", "DELETE", "REPLACE", "CREATE", "DROP", "ALTER")
+_WANTED = "fastdb.begin"
 
 
 def begin_ourselves(
-    engine: Engine, lock: WriteLock, *, default: BeginIntent, autocommit: bool
+    engine: Engine,
+    lock: WriteLock,
+    *,
+    default: BeginIntent,
+    autocommit: bool,
+    reads_only: bool,
+    lock_seconds: float,
 ) -> None:
-    """Send BEGIN on every transaction of `engine`.
+    """Send BEGIN before the first statement of every transaction of `engine`.
 
     Args:
         engine: The engine to listen on.
-        lock: Told who takes and frees the write lock.
-        default: The intent where the execution option BEGIN_OPTION says nothing.
+        lock: The writers' queue, which is told who takes and frees the write lock.
+        default: What a transaction is for where the execution option BEGIN_OPTION says nothing.
         autocommit: The engine was made with `isolation_level="AUTOCOMMIT"`: nothing is begun.
+        reads_only: SQLite refuses what the engine's connections write.
+        lock_seconds: How long a writer waits for its turn.
     """
-
-    def begin(connection: Connection) -> None:
-        options = connection.get_execution_options()
-        level = options.get("isolation_level", "AUTOCOMMIT" if autocommit else None)
-        if normal_isolation(level) == "AUTOCOMMIT":
-            return
-        if options.get(BEGIN_OPTION, default) == "deferred":
-            connection.exec_driver_sql("BEGIN DEFERRED")
-            return
-        lock.refuse_own_holder(connection)
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        lock.taken(connection)
-
-    event.listen(engine, "begin", begin)
-    event.listen(engine, "before_cursor_execute", _before_write(lock))
-    event.listen(engine, "after_cursor_execute", _after_write(lock))
+    engine.dialect.statement_compiler = LockingCompiler
+    transactions = _Transactions(lock, default, autocommit, reads_only, lock_seconds)
+    event.listen(engine, "begin", transactions.want)
+    event.listen(engine, "commit", transactions.end)
+    event.listen(engine, "rollback", transactions.end)
+    event.listen(engine, "before_cursor_execute", transactions.before)
+    event.listen(engine, "after_cursor_execute", transactions.after)
     watch(engine, lock)
 
 
-def _before_write(lock: WriteLock) -> Any:
-    """A deferred transaction asks for the lock with its first write, not with its BEGIN."""
+@dataclass(frozen=True, slots=True)
+class _Transactions:
+    lock: WriteLock
+    default: BeginIntent
+    autocommit: bool
+    reads_only: bool
+    lock_seconds: float
 
-    def before(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
-        if _is_write(statement):
-            lock.refuse_own_holder(connection)
+    def want(self, connection: Connection) -> None:
+        """Begin with the next statement."""
+        options = connection.get_execution_options()
+        level = options.get("isolation_level", "AUTOCOMMIT" if self.autocommit else None)
+        connection.info[_WANTED] = normal_isolation(level) != "AUTOCOMMIT"
 
-    return before
+    def end(self, connection: Connection) -> None:
+        """Begin no more."""
+        if not connection.invalidated:
+            connection.info.pop(_WANTED, None)
 
+    def before(
+        self,
+        connection: Connection,
+        _cursor: Any,
+        statement: str,
+        _values: Any,
+        context: Any,
+        _: Any,
+    ) -> None:
+        """Send BEGIN, if it was not sent yet."""
+        if connection.info.get(_WANTED) and not is_begin(statement):
+            intent = intent_of(context.compiled, context.execution_options, self.default)
+            self._begin(
+                connection, "BEGIN DEFERRED" if self.reads_only else begin_for(statement, intent)
+            )
+        elif is_write(statement) and not self.reads_only:
+            self.lock.refuse_own_holder(_identity(connection))
 
-def _after_write(lock: WriteLock) -> Any:
-    def after(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
-        if not _is_write(statement) or lock.held_by(connection.info):
+    def after(self, connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        """A deferred transaction takes the lock with its first write, not with its BEGIN."""
+        identity = _identity(connection)
+        if not is_write(statement) or self.lock.held_by(identity):
             return
         # Asked of SQLite itself: under AUTOCOMMIT the lock is free again by now.
         driver_connection = connection.connection.driver_connection
         if driver_connection is not None and driver_connection.in_transaction:
-            lock.taken(connection)
+            self.lock.taken(identity)
 
-    return after
+    def _begin(self, connection: Connection, begin: Begin) -> None:
+        # Taken away first: BEGIN is a statement as well, and comes to `before` again.
+        connection.info[_WANTED] = False
+        identity = _identity(connection)
+        try:
+            if begin == "BEGIN IMMEDIATE":
+                self._wait_for_turn(connection)
+            connection.exec_driver_sql(begin)
+        except BaseException:
+            if not connection.invalidated:
+                connection.info[_WANTED] = True
+            self.lock.freed(identity)
+            raise
+        if begin == "BEGIN IMMEDIATE":
+            self.lock.taken(identity)
+
+    def _wait_for_turn(self, connection: Connection) -> None:
+        adapted: Any = _identity(connection)
+        if connection.dialect.is_async:
+            adapted.run_async(lambda _: self.lock.take_turn(adapted, seconds=self.lock_seconds))
+        else:
+            self.lock.refuse_own_holder(adapted)  # threads wait in SQLite
 
 
-def _is_write(statement: str) -> bool:
-    # The first word is enough: what it misses (a CTE in front of an INSERT) waits for the lock
-    # until the time limit, as everything would without this check.
-    return statement[:12].lstrip().upper().startswith(_WRITES)
+def _identity(connection: Connection) -> object:
+    return connection.connection.dbapi_connection

@@ -1,0 +1,121 @@
+"""What is done in a SQLite connection's thread, each a hop there and back.
+
+`fetch_all` is done on the event loop's thread as well, for reads that have earned it.
+"""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from time import thread_time
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from fastdb.sqlite.inline import is_bounded
+from fastdb.sqlite.intent import Begin
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Answer(NamedTuple):
+    """All that a statement has answered, brought back in one hop."""
+
+    rows: Sequence[Any]
+    description: Any
+    rowcount: int
+    lastrowid: Any
+
+
+class Work(Protocol[T_co]):
+    """Something to do in the connection's thread, after BEGIN where that is asked for."""
+
+    def __call__(self, connection: sqlite3.Connection, /, *, begin: Begin | None) -> T_co:
+        """Do it."""
+        ...
+
+
+def fetch_all(
+    connection: sqlite3.Connection, *, begin: Begin | None, statement: str, parameters: Any
+) -> Answer:
+    """Run a statement and fetch all its rows."""
+    cursor = sqlite3.Cursor(connection)
+    try:
+        _begin(connection, cursor, begin)
+        cursor.execute(statement, parameters)
+        rows = cursor.fetchall() if cursor.description else ()
+        return Answer(rows, cursor.description, cursor.rowcount, cursor.lastrowid)
+    finally:
+        # While nobody else uses the connection: the garbage collector would do it in whichever
+        # thread it runs, and SQLite would make that one wait.
+        cursor.close()
+
+
+def execute_many(
+    connection: sqlite3.Connection, *, begin: Begin | None, statement: str, parameters: Any
+) -> Answer:
+    """Run a statement once for each of the parameters."""
+    cursor = sqlite3.Cursor(connection)
+    try:
+        _begin(connection, cursor, begin)
+        cursor.executemany(statement, parameters)
+        return Answer((), None, cursor.rowcount, cursor.lastrowid)
+    finally:
+        cursor.close()
+
+
+def open_stream(
+    connection: sqlite3.Connection, *, begin: Begin | None, statement: str, parameters: Any
+) -> sqlite3.Cursor:
+    """Run a statement, and leave its rows to be fetched from the cursor that is returned."""
+    cursor = connection.cursor()
+    try:
+        _begin(connection, cursor, begin)
+        return cursor.execute(statement, parameters)
+    except BaseException:
+        cursor.close()
+        raise
+
+
+def _begin(connection: sqlite3.Connection, cursor: sqlite3.Cursor, begin: Begin | None) -> None:
+    # The second attempt at a statement may find the transaction begun by the first.
+    if begin is not None and not connection.in_transaction:
+        cursor.execute(begin)
+
+
+def timed(
+    connection: sqlite3.Connection, *, begin: Begin | None, work: Work[Answer]
+) -> tuple[Answer, float]:
+    """Run `work`; return how many seconds of processor time it took, too."""
+    begun = thread_time()
+    answer = work(connection, begin=begin)
+    return answer, thread_time() - begun
+
+
+def look_at(
+    connection: sqlite3.Connection, *, begin: Begin | None, statement: str, parameters: Any
+) -> bool:
+    """Return whether the statement, which has just run, may run on the event loop's thread."""
+    return begin is None and is_bounded(connection, statement, parameters)
+
+
+def end(
+    connection: sqlite3.Connection,
+    *,
+    how: Callable[[sqlite3.Connection], None],
+    streams: set[sqlite3.Cursor],
+) -> None:
+    """End the transaction, and the streams in it."""
+    for stream in streams:
+        stream.close()  # it would keep its view of the database beyond the transaction
+    how(connection)
+
+
+def take_over_waiting(connection: sqlite3.Connection) -> tuple[int, bool]:
+    """Return for how many milliseconds SQLite waits for locks, and whether it need not any more."""
+    cursor = connection.cursor()
+    try:
+        (milliseconds,) = cursor.execute("PRAGMA busy_timeout").fetchone()
+        (journal_mode,) = cursor.execute("PRAGMA journal_mode").fetchone()
+        is_wal = journal_mode == "wal"
+        if is_wal:
+            cursor.execute("PRAGMA busy_timeout = 0").fetchone()
+        return milliseconds, is_wal
+    finally:
+        cursor.close()

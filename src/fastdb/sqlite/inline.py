@@ -1,0 +1,110 @@
+"""Which reads are so cheap that they may run on the event loop's own thread.
+
+Going to a connection's thread and back costs more than SQLite needs for a row by its key. A
+statement earns its place on the loop: its program must consist of steps of bounded cost only, and
+it must have taken little time on the connection's thread, several times. It loses its place as
+soon as it takes long. Steps alone are no bound (counting a million rows is one step), and a page
+that comes from a cold disk may take a millisecond, so that measured time decides: once something
+was slow, everything goes back to the threads for so long that this stays a hundredth of the time.
+"""
+
+import sqlite3
+from time import perf_counter
+
+from fastdb.sqlite.intent import may_be_read
+
+RUNS_TO_EARN = 5
+EARNED_BELOW_SECONDS = 0.00005
+LOST_ABOVE_SECONDS = 0.0001
+STEPS_BETWEEN_LOOKS = 500
+"""How many steps SQLite's virtual machine makes until it looks at the clock."""
+
+_PAUSE_FACTOR = 100
+_REMEMBERED = 1000
+_REFUSED = -1
+
+# https://www.sqlite.org/opcode.html: what is not named here may take as long as it likes in one
+# step (Count, the sorter's, every function, virtual tables), or writes.
+_BOUNDED_OPCODES = """
+Add Affinity And BeginSubrtn BitAnd BitNot BitOr Cast Close CollSeq Column ColumnsUsed
+Compare Concat Copy DecrJumpZero DeferredSeek Divide ElseEq EndCoroutine Eq Explain Found
+Ge Gosub Goto Gt Halt HaltIfNull IdxGE IdxGT IdxInsert IdxLE IdxLT IdxRowid If IfNot
+IfNotZero IfNullRow IfPos Init InitCoroutine Int64 IntCopy Integer Is IsNull IsTrue IsType
+Jump Last Le Lt MakeRecord Move Multiply MustBeInt Ne Next NoConflict Noop Not NotExists
+NotFound NotNull Null NullRow Offset OffsetLimit Once OpenEphemeral OpenRead Or
+Permutation Prev Real RealAffinity ReleaseReg Remainder ReopenIdx ResultRow Return Rewind
+Rowid SCopy SeekGE SeekGT SeekHit SeekLE SeekLT SeekRowid SeekScan Sequence SequenceTest
+ShiftLeft ShiftRight SoftNull String String8 Subtract Transaction Variable Yield
+ZeroOrNull
+"""
+_BOUNDED = frozenset(_BOUNDED_OPCODES.split())
+
+
+class InlineReads:
+    """What the statements of one engine have earned."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, int] = {}
+        self._resume_at = 0.0
+        self._deadline = 0.0
+
+    def allows(self, statement: str) -> bool:
+        """Return whether the statement may run on the loop's thread now."""
+        return self._runs.get(statement, 0) >= RUNS_TO_EARN and perf_counter() >= self._resume_at
+
+    def is_candidate(self, statement: str) -> bool:
+        """Return whether it is worth while to time the statement."""
+        runs = self._runs.get(statement)
+        if runs is None:
+            if len(self._runs) >= _REMEMBERED:
+                self._runs.clear()  # rather begin again than grow with statements that hold values
+            runs = self._runs[statement] = 0 if may_be_read(statement) else _REFUSED
+        return 0 <= runs < RUNS_TO_EARN
+
+    def has_earned_a_look(self, statement: str, seconds: float) -> bool:
+        """Take note of a run on the connection's thread; return whether `is_bounded` is to decide.
+
+        Args:
+            statement: Its text.
+            seconds: Of processor time, rows fetched: waiting for the interpreter does not count.
+        """
+        if seconds > EARNED_BELOW_SECONDS:
+            self._runs[statement] = 0
+            return False
+        self._runs[statement] = self._runs.get(statement, 0) + 1
+        return self._runs[statement] >= RUNS_TO_EARN
+
+    def was_looked_at(self, statement: str, bounded: bool) -> None:
+        """Take note of what `is_bounded` says of the statement."""
+        self._runs[statement] = RUNS_TO_EARN if bounded else _REFUSED
+
+    def begin_run(self) -> float:
+        """Note that a run on the loop's thread begins now; `is_over_time` looks at it."""
+        now = perf_counter()
+        self._deadline = now + LOST_ABOVE_SECONDS
+        return now
+
+    def end_run(self, statement: str, begun: float) -> None:
+        """Take note of what a run on the loop's thread has taken."""
+        seconds = perf_counter() - begun
+        if seconds > LOST_ABOVE_SECONDS:
+            self._runs[statement] = 0
+            self._resume_at = begun + seconds * _PAUSE_FACTOR
+
+    def is_over_time(self) -> bool:
+        """Tell SQLite whether to interrupt what runs: its progress handler."""
+        # Not simply at the first call: SQLite counts the steps of a statement over all its runs,
+        # so that one call in a while means nothing.
+        return perf_counter() > self._deadline
+
+
+def is_bounded(connection: sqlite3.Connection, statement: str, parameters: object) -> bool:
+    """Return whether each step of the statement's program has a bounded cost, and none writes."""
+    cursor = sqlite3.Cursor(connection)
+    try:
+        program = cursor.execute(f"EXPLAIN {statement}", parameters)  # type: ignore[arg-type]
+        return all(step[1] in _BOUNDED for step in program)
+    except sqlite3.Error:
+        return False
+    finally:
+        cursor.close()

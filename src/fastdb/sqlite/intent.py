@@ -1,0 +1,81 @@
+"""What a transaction is begun with: pure, from what it is for and from its first statement.
+
+Python's `sqlite3` begins before a write only: a second SELECT sees other commits, savepoints and
+DDL escape the rollback, and a read-modify-write loses updates. Here the driver is told to begin
+nothing (`isolation_level=None`) and BEGIN is sent with the first statement: IMMEDIATE where the
+transaction means to write, so that it waits for other writers before it reads; DEFERRED where it
+means to read.
+"""
+
+import re
+from typing import Any, Literal
+
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
+
+from fastdb.options import BeginIntent
+
+BEGIN_OPTION = "fastdb_begin"
+"""Execution option of an engine or connection: "immediate" or "deferred"."""
+
+Begin = Literal["BEGIN IMMEDIATE", "BEGIN DEFERRED"]
+
+# SQLite's own words for what writes, PRAGMA, ATTACH and the like left out: they do so rarely, and
+# what is missed waits as everything would without this.
+_WRITES = re.compile(
+    r"\s*(INSERT|UPDATE|DELETE|REPLACE|CREATE|DROP|ALTER|REINDEX|ANALYZE"
+    r"|BEGIN\s+(IMMEDIATE|EXCLUSIVE))\b",
+    re.IGNORECASE,
+)
+_BEGINS = re.compile(r"\s*BEGIN\b", re.IGNORECASE)
+_READS = re.compile(r"\s*(SELECT|VALUES)\b", re.IGNORECASE)
+_WITH = re.compile(r"\s*WITH\b", re.IGNORECASE)
+_WRITES_SOMEWHERE = re.compile(r"\b(INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
+
+
+def is_write(statement: str) -> bool:
+    """Return whether the statement needs the write lock, as far as its text tells."""
+    if _WITH.match(statement):
+        # A word in a string or a name takes the lock for nothing, which does no harm.
+        return _WRITES_SOMEWHERE.search(statement) is not None
+    return _WRITES.match(statement) is not None
+
+
+def is_read(statement: str) -> bool:
+    """Return whether the statement certainly leaves the database as it is."""
+    return _READS.match(statement) is not None
+
+
+def may_be_read(statement: str) -> bool:
+    """Return whether the statement can be a read; EXPLAIN has no effect on these."""
+    return is_read(statement) or _WITH.match(statement) is not None
+
+
+def is_begin(statement: str) -> bool:
+    """Return whether this is the user's own BEGIN."""
+    return _BEGINS.match(statement) is not None
+
+
+def begin_for(statement: str, intent: BeginIntent) -> Begin:
+    """Return what to send before the first statement of a transaction."""
+    if intent == "immediate" or is_write(statement):
+        return "BEGIN IMMEDIATE"
+    return "BEGIN DEFERRED"
+
+
+class LockingCompiler(SQLiteCompiler):
+    """Notices `with_for_update()`, for which SQLite has no words: it takes the write lock."""
+
+    takes_write_lock = False
+
+    def for_update_clause(self, select: Any, **kw: Any) -> str:
+        """Leave the clause out, as SQLAlchemy does, but remember that it was asked for."""
+        self.takes_write_lock = True
+        return ""
+
+
+def intent_of(compiled: Any, options: Any, default: BeginIntent) -> BeginIntent:
+    """Return what a transaction is for: what its first statement says, or its options say."""
+    if getattr(compiled, "takes_write_lock", False):
+        return "immediate"
+    intent: BeginIntent = options.get(BEGIN_OPTION, default)
+    return intent
