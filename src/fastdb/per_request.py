@@ -25,6 +25,7 @@ from fastdb.session import (
     complete_sync,
     finish_reading,
 )
+from fastdb.sqlite.writelock import serve
 
 Kind = Literal["write", "read", "snapshot"]
 
@@ -49,6 +50,7 @@ class RequestSessions:
     __slots__ = ("_made", "_safe")
 
     def __init__(self, connection: HTTPConnection) -> None:
+        serve(connection.scope)
         # A WebSocket has no method; it stays open for long and so begins as a reader.
         self._safe = connection.scope.get("method", "GET") in _SAFE_METHODS
         self._made: dict[tuple[SessionSource, Kind | Literal["sync"]], Any] = {}

@@ -13,7 +13,7 @@ thread, and `Connection._conn`, the sqlite3 connection there.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, repeat
@@ -38,7 +38,7 @@ from fastdb.sqlite.hops import (
     timed,
 )
 from fastdb.sqlite.inline import STEPS_BETWEEN_LOOKS, InlineReads
-from fastdb.sqlite.intent import Begin, begin_for, is_begin, is_read, is_write
+from fastdb.sqlite.intent import Begin, begin_for, is_begin, is_read, is_write, only_begins
 from fastdb.sqlite.writelock import WriteLock
 
 T = TypeVar("T")
@@ -49,6 +49,14 @@ _READS_IN_A_ROW = 16
 # SQLite's own pauses between two attempts (sqliteDefaultBusyCallback in main.c), shorter at the
 # end: nobody but this task waits here.
 _PAUSES = (0.001, 0.002, 0.005, 0.010, 0.015, 0.020)
+
+
+class _Nothing:
+    def __await__(self) -> Generator[Any, None, None]:
+        yield from ()
+
+
+_NOTHING = _Nothing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,7 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
         self._is_lost = False  # its thread could not be stopped, and nobody knows what it does
         self._is_wanted = False  # a transaction, which begins with the next statement
         self._is_open = False  # its BEGIN was sent, and nobody has ended it since
+        self._has_view = False  # of the file: it has read or written, not only begun
         self._has_only_read = False
         self._streams: set[sqlite3.Cursor] = set()
         self._reads_in_a_row = 0
@@ -165,7 +174,7 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
                     self._forget_transaction()
 
     def _forget_transaction(self) -> None:
-        self._is_open = False
+        self._is_open = self._has_view = self._has_only_read = False
         self._equipment.write_lock.freed(self)
 
     def _in_transaction(self) -> bool:
@@ -212,17 +221,14 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
         reads = self._equipment.inline_reads
         if reads is None or not reads.allows(statement):
             return None
-        if self._reads_in_a_row >= _READS_IN_A_ROW:
-            self._reads_in_a_row = 0
-            self.run_async(lambda _: asyncio.sleep(0))
+        self.run_async(self._take_turns)
         if not self.is_idle():
             return None
         begin = self._begin_for(statement, intent)
         if begin == "BEGIN IMMEDIATE":
             return None
-        self._reads_in_a_row += 1
         self._raw.set_progress_handler(reads.is_over_time, STEPS_BETWEEN_LOOKS)
-        begun = reads.begin_run()
+        reads.begin_run()
         try:
             return fetch_all(self._raw, begin=begin, statement=statement, parameters=parameters)
         except sqlite3.OperationalError as error:
@@ -230,9 +236,20 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
                 raise
             return None
         finally:
-            reads.end_run(statement, begun)
+            reads.end_run(statement)
             self._raw.set_progress_handler(None, 0)
             self._note_transaction(statement)
+
+    def _take_turns(self, _: Any) -> Awaitable[None]:
+        """Let the other tasks run, once in a while.
+
+        Otherwise wait for nothing: SQLAlchemy takes an execution without any await for a mistake.
+        """
+        self._reads_in_a_row += 1
+        if self._reads_in_a_row < _READS_IN_A_ROW:
+            return _NOTHING
+        self._reads_in_a_row = 0
+        return asyncio.sleep(0)
 
     def in_thread(self, work: Work[T], statement: str, intent: BeginIntent) -> T:
         """Run `work` in the connection's thread, in one hop, as soon as it may."""
@@ -242,15 +259,14 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
     async def _execute(self, work: Work[T], statement: str, intent: BeginIntent) -> T:
         lock = self._equipment.write_lock
         async with self._one_at_a_time:
+            deadline = asyncio.get_running_loop().time() + self._lock_seconds
             begin = self._begin_for(statement, intent)
             writes = is_write(statement) and not self._equipment.reads_only
             has_lock = begin == "BEGIN IMMEDIATE"
-            if has_lock or (writes and not self._in_transaction()):
-                await lock.take_turn(self, seconds=self._lock_seconds)
-            elif writes:
-                lock.refuse_own_holder(self)  # else SQLite says at once whether it can be had
+            if (has_lock or writes) and not lock.held_by(self):
+                await self._ask_for_lock()
             try:
-                answer = await self._insist(work, begin)
+                answer = await self._insist(work, begin, deadline)
                 self._is_open = self._is_open and self._in_transaction()
                 has_lock = has_lock or writes
             finally:
@@ -258,6 +274,15 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
                 if has_lock and self._is_open and not lock.held_by(self):
                     lock.taken(self)
             return answer
+
+    async def _ask_for_lock(self) -> None:
+        lock = self._equipment.write_lock
+        if self._has_view:
+            # It would not help to wait: what others commit meanwhile is not in this view, and
+            # SQLite lets nobody write then. It says at once.
+            lock.refuse_own_holder(self)
+        else:
+            await lock.take_turn(self, seconds=self._lock_seconds)
 
     def _begin_for(self, statement: str, intent: BeginIntent) -> Begin | None:
         self._refuse_lost_transaction()
@@ -268,25 +293,26 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
     def _note_transaction(self, statement: str) -> None:
         if not self._in_transaction():
             self._equipment.write_lock.freed(self)
-        elif self._is_open:
-            self._has_only_read = self._has_only_read and is_read(statement)
-        else:
-            self._is_open, self._is_wanted = True, False
-            self._has_only_read = is_read(statement)
+            return
+        if not self._is_open:
+            self._is_open, self._is_wanted, self._has_only_read = True, False, True
+        self._has_view = self._has_view or not only_begins(statement)
+        self._has_only_read = self._has_only_read and is_read(statement)
 
-    async def _insist(self, work: Work[T], begin: Begin | None) -> T:
+    async def _insist(self, work: Work[T], begin: Begin | None, deadline: float) -> T:
         """Run `work`, and again while somebody else holds the lock that it begins with."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._lock_seconds
-        has_begun = begin is None and self._in_transaction()
         changes = self._raw.total_changes
         for pause in chain(_PAUSES, repeat(_PAUSES[-1])):
             try:
                 return await self._hop(partial(work, begin=begin))
             except sqlite3.OperationalError as error:
-                # Once something was done, it cannot be done again.
-                is_first = not has_begun and self._raw.total_changes == changes
-                if not self._waits_itself or not is_first or _code(error) != sqlite3.SQLITE_BUSY:
+                # Once something was done, it cannot be done again; and who has a view of the file
+                # that others have changed since will never have the lock.
+                may_wait = self._waits_itself and not self._has_view
+                if _code(error) != sqlite3.SQLITE_BUSY or not may_wait:
+                    raise
+                if self._raw.total_changes != changes:
                     raise
                 if loop.time() + pause > deadline:
                     raise self._equipment.write_lock.not_had(self._lock_seconds) from error
@@ -338,6 +364,6 @@ class AcceleratedDBAPI(AsyncAdapt_aiosqlite_dbapi):
         return AcceleratedConnection(self, super().connect(*args, **kwargs).driver_connection)
 
 
-def _code(error: sqlite3.Error) -> int | None:
+def _code(error: sqlite3.Error) -> int:
     """Return SQLite's primary result code; an error of the sqlite3 module itself has none."""
-    return getattr(error, "sqlite_errorcode", None)
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF

@@ -19,7 +19,7 @@ class Connection(Protocol):
         """Run a statement and fetch its rows, in one hop or none."""
         ...
 
-    def in_thread(self, work: Work[T], statement: str, intent: BeginIntent) -> T:
+    def in_thread(self, work: Work[T], statement: str, intent: BeginIntent, /) -> T:
         """Run `work` in the connection's thread, in one hop."""
         ...
 

@@ -9,9 +9,18 @@ was slow, everything goes back to the threads for so long that this stays a hund
 """
 
 import sqlite3
-from time import perf_counter
+from time import perf_counter, thread_time
+from types import ModuleType
 
 from fastdb.sqlite.intent import may_be_read
+
+resource: ModuleType | None
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+if not hasattr(resource, "RUSAGE_THREAD"):  # macOS
+    resource = None
 
 RUNS_TO_EARN = 5
 EARNED_BELOW_SECONDS = 0.00005
@@ -19,7 +28,11 @@ LOST_ABOVE_SECONDS = 0.0001
 STEPS_BETWEEN_LOOKS = 500
 """How many steps SQLite's virtual machine makes until it looks at the clock."""
 
+# What was slow may have been slow for so many seconds in all, and after that for a hundredth of
+# the time; until then, everything goes back to the threads.
+_SLOW_SECONDS = 0.005
 _PAUSE_FACTOR = 100
+
 _REMEMBERED = 1000
 _REFUSED = -1
 
@@ -45,12 +58,15 @@ class InlineReads:
 
     def __init__(self) -> None:
         self._runs: dict[str, int] = {}
-        self._resume_at = 0.0
-        self._deadline = 0.0
+        self._slow_until = 0.0
+        self._begun = 0.0
+        self._used = (0.0, 0)
 
     def allows(self, statement: str) -> bool:
         """Return whether the statement may run on the loop's thread now."""
-        return self._runs.get(statement, 0) >= RUNS_TO_EARN and perf_counter() >= self._resume_at
+        if self._runs.get(statement, 0) < RUNS_TO_EARN:
+            return False
+        return perf_counter() > self._slow_until - _SLOW_SECONDS * _PAUSE_FACTOR
 
     def is_candidate(self, statement: str) -> bool:
         """Return whether it is worth while to time the statement."""
@@ -78,24 +94,40 @@ class InlineReads:
         """Take note of what `is_bounded` says of the statement."""
         self._runs[statement] = RUNS_TO_EARN if bounded else _REFUSED
 
-    def begin_run(self) -> float:
-        """Note that a run on the loop's thread begins now; `is_over_time` looks at it."""
-        now = perf_counter()
-        self._deadline = now + LOST_ABOVE_SECONDS
-        return now
+    def begin_run(self) -> None:
+        """Note that a run on the loop's thread begins now."""
+        self._used = _used()
+        self._begun = perf_counter()
 
-    def end_run(self, statement: str, begun: float) -> None:
-        """Take note of what a run on the loop's thread has taken."""
-        seconds = perf_counter() - begun
-        if seconds > LOST_ABOVE_SECONDS:
+    def end_run(self, statement: str) -> None:
+        """Take note of what the run on the loop's thread has taken."""
+        now = perf_counter()
+        seconds = now - self._begun
+        if seconds < LOST_ABOVE_SECONDS:
+            return
+        worked, waits = (now - before for now, before in zip(_used(), self._used, strict=True))
+        if worked > LOST_ABOVE_SECONDS:
             self._runs[statement] = 0
-            self._resume_at = begun + seconds * _PAUSE_FACTOR
+        elif not waits:
+            return  # only the system has let somebody else run meanwhile
+        self._slow_until = max(self._slow_until, now) + seconds * _PAUSE_FACTOR
 
     def is_over_time(self) -> bool:
         """Tell SQLite whether to interrupt what runs: its progress handler."""
         # Not simply at the first call: SQLite counts the steps of a statement over all its runs,
         # so that one call in a while means nothing.
-        return perf_counter() > self._deadline
+        return perf_counter() > self._begun + LOST_ABOVE_SECONDS
+
+
+def _used() -> tuple[float, int]:
+    """Return for how many seconds this thread has worked, and how often it has waited.
+
+    What a run takes by the clock is more than that on a busy machine, which is not SQLite's doing.
+    """
+    # Where nobody counts how often it has waited, whatever took long counts as work.
+    if resource is None:
+        return perf_counter(), 0
+    return thread_time(), resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def is_bounded(connection: sqlite3.Connection, statement: str, parameters: object) -> bool:

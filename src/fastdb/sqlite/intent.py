@@ -28,6 +28,7 @@ _WRITES = re.compile(
 )
 _BEGINS = re.compile(r"\s*BEGIN\b", re.IGNORECASE)
 _READS = re.compile(r"\s*(SELECT|VALUES)\b", re.IGNORECASE)
+_ONLY_BEGINS = re.compile(r"\s*(BEGIN|SAVEPOINT)\b", re.IGNORECASE)
 _WITH = re.compile(r"\s*WITH\b", re.IGNORECASE)
 _WRITES_SOMEWHERE = re.compile(r"\b(INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
 
@@ -53,6 +54,11 @@ def may_be_read(statement: str) -> bool:
 def is_begin(statement: str) -> bool:
     """Return whether this is the user's own BEGIN."""
     return _BEGINS.match(statement) is not None
+
+
+def only_begins(statement: str) -> bool:
+    """Return whether the statement leaves the file unread, so that its state is still open."""
+    return _ONLY_BEGINS.match(statement) is not None
 
 
 def begin_for(statement: str, intent: BeginIntent) -> Begin:

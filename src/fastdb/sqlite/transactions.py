@@ -4,10 +4,12 @@ That is the synchronous twin, and plain aiosqlite where it is asked for. The fas
 same by itself: it sends BEGIN along with the first statement (see `accelerated`).
 """
 
+import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import OperationalError
 
 from fastdb.options import BeginIntent, normal_isolation
 from fastdb.sqlite.intent import (
@@ -107,10 +109,13 @@ class _Transactions:
             if begin == "BEGIN IMMEDIATE":
                 self._wait_for_turn(connection)
             connection.exec_driver_sql(begin)
-        except BaseException:
+        except BaseException as error:
             if not connection.invalidated:
                 connection.info[_WANTED] = True
             self.lock.freed(identity)
+            if isinstance(error, OperationalError) and _is_busy(error.orig):
+                why = self.lock.not_had(self.lock_seconds)
+                raise OperationalError(error.statement, error.params, why) from error
             raise
         if begin == "BEGIN IMMEDIATE":
             self.lock.taken(identity)
@@ -121,6 +126,10 @@ class _Transactions:
             adapted.run_async(lambda _: self.lock.take_turn(adapted, seconds=self.lock_seconds))
         else:
             self.lock.refuse_own_holder(adapted)  # threads wait in SQLite
+
+
+def _is_busy(error: BaseException | None) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _identity(connection: Connection) -> object:

@@ -36,7 +36,8 @@ class _Caller:
 
     def __str__(self) -> str:
         if self.request is not None:
-            return f"{self.request.get('method', 'WebSocket')} {self.request.get('path')}"
+            path = getattr(self.request.get("route"), "path", None) or self.request.get("path")
+            return f"{self.request.get('method', 'WebSocket')} {path}"
         if isinstance(self.owner, asyncio.Task):
             return f"Task {self.owner.get_name()!r}"
         return f"Thread {getattr(self.owner, 'name', '?')!r}"
