@@ -1,10 +1,12 @@
 """Measure fastdb against the session dependency that one writes by hand.
 
-See README.md beside this file for how to run it and how to read what it says.
+`python benchmarks sqlite` goes further for SQLite, with many clients at once: see `sqlite/`.
+See README.md beside this file for how to run them and how to read what they say.
 """
 
 import argparse
 import asyncio
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +23,11 @@ from workloads import WORKLOADS, Workload
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["sqlite"]:
+        from sqlite.commands import run
+
+        run(sys.argv[2:])
+        return
     arguments = _parser().parse_args()
     console = Console(width=130)
     workloads = [w for w in WORKLOADS if w.name in arguments.workload]

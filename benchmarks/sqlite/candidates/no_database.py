@@ -1,0 +1,35 @@
+"""What FastAPI itself costs."""
+
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from sqlite.models import HeroIn, HeroOut
+
+_HEROES = [{"id": n + 1, "name": f"Hero {n}", "age": n % 90} for n in range(100)]
+
+
+def make_app(_path: Path) -> FastAPI:
+    app = FastAPI()
+    count = 0
+
+    @app.get("/heroes/{hero_id}", response_model=HeroOut)
+    @app.get("/core/{hero_id}", response_model=HeroOut)
+    async def read_hero(hero_id: int) -> dict[str, object]:
+        return _HEROES[hero_id - 1]
+
+    @app.get("/heroes", response_model=list[HeroOut])
+    async def list_heroes() -> list[dict[str, object]]:
+        return _HEROES
+
+    @app.post("/heroes", status_code=201, response_model=HeroOut)
+    async def create_hero(hero_in: HeroIn) -> dict[str, object]:
+        return {"id": 1001, "name": hero_in.name, "age": hero_in.age}
+
+    @app.post("/increment")
+    async def increment() -> dict[str, int]:
+        nonlocal count
+        count += 1
+        return {"id": 1, "value": count}
+
+    return app
