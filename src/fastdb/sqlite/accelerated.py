@@ -29,16 +29,26 @@ from fastdb.sqlite.cancellation import stop
 from fastdb.sqlite.cursors import AcceleratedCursor, StreamingCursor
 from fastdb.sqlite.hops import (
     Answer,
+    TooMuch,
     Work,
     end,
     fetch_all,
+    fetch_little,
     look_at,
     open_stream,
     take_over_waiting,
     timed,
 )
 from fastdb.sqlite.inline import STEPS_BETWEEN_LOOKS, InlineReads
-from fastdb.sqlite.intent import Begin, begin_for, is_begin, is_read, is_write, only_begins
+from fastdb.sqlite.intent import (
+    Begin,
+    begin_for,
+    is_begin,
+    is_read,
+    is_write,
+    only_begins,
+    rolled_back_by_sqlite,
+)
 from fastdb.sqlite.writelock import WriteLock
 
 T = TypeVar("T")
@@ -131,7 +141,10 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
     def terminate(self) -> None:
         """Close the connection, or leave that to its thread."""
         try:
-            super().terminate()
+            if self._is_lost:
+                self._terminate_force_close()  # the other way waits for the thread, without limit
+            else:
+                super().terminate()
         finally:
             self._forget_transaction()
 
@@ -143,6 +156,8 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
 
     def begin(self) -> None:
         """Begin a transaction with the next statement."""
+        if not self._in_transaction():
+            self._forget_transaction()  # whatever became of the last one
         self._is_wanted = self.begins
 
     def commit(self) -> None:
@@ -184,16 +199,9 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
             return False  # it is closed
 
     def _refuse_lost_transaction(self) -> None:
-        """Raise if SQLite itself has ended the transaction, which nobody else has.
-
-        An interrupted write makes it do so, a full disk, ON CONFLICT ROLLBACK. What comes next
-        would be committed statement by statement, and what came before is gone.
-        """
+        """Raise if SQLite itself has ended the transaction, which nobody else has."""
         if self._is_open and not self._in_transaction():
-            raise sqlite3.OperationalError(
-                "SQLite has rolled back this transaction because of an earlier error: roll back,"
-                " and begin again"
-            )
+            raise rolled_back_by_sqlite()
 
     # Statements
 
@@ -211,7 +219,7 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
         if reads is None or not reads.is_candidate(statement):
             return self.in_thread(work, statement, intent)
         answer, seconds = self.in_thread(partial(timed, work=work), statement, intent)
-        if reads.has_earned_a_look(statement, seconds):
+        if reads.has_earned_a_look(statement, seconds=seconds, rows=len(answer.rows)):
             look = partial(look_at, statement=statement, parameters=parameters)
             reads.was_looked_at(statement, self.in_thread(look, statement, intent))
         return answer
@@ -230,7 +238,10 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
         self._raw.set_progress_handler(reads.is_over_time, STEPS_BETWEEN_LOOKS)
         reads.begin_run()
         try:
-            return fetch_all(self._raw, begin=begin, statement=statement, parameters=parameters)
+            return fetch_little(self._raw, begin=begin, statement=statement, parameters=parameters)
+        except TooMuch:
+            reads.was_too_large(statement)
+            return None
         except sqlite3.OperationalError as error:
             if _code(error) not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_BUSY):
                 raise

@@ -1,6 +1,6 @@
 """What is done in a SQLite connection's thread, each a hop there and back.
 
-`fetch_all` is done on the event loop's thread as well, for reads that have earned it.
+Only `fetch_little` is done on the event loop's thread, for reads that have earned it.
 """
 
 import sqlite3
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from time import thread_time
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from fastdb.sqlite.inline import is_bounded
+from fastdb.sqlite.inline import MOST_BYTES, MOST_ROWS, is_bounded
 from fastdb.sqlite.intent import Begin
 
 T_co = TypeVar("T_co", covariant=True)
@@ -45,6 +45,35 @@ def fetch_all(
         # While nobody else uses the connection: the garbage collector would do it in whichever
         # thread it runs, and SQLite would make that one wait.
         cursor.close()
+
+
+class TooMuch(Exception):
+    """A statement returns more than the event loop's thread may fetch."""
+
+
+def fetch_little(
+    connection: sqlite3.Connection, *, begin: Begin | None, statement: str, parameters: Any
+) -> Answer:
+    """Do as `fetch_all`, on the event loop's thread; give up where it becomes too much.
+
+    Raises:
+        TooMuch: There are more rows than a few, or a value is large.
+        sqlite3.OperationalError: SQLite was interrupted, besides what the statement raises.
+    """
+    largest = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_BYTES)
+    cursor = sqlite3.Cursor(connection)
+    try:
+        _begin(connection, cursor, begin)
+        cursor.execute(statement, parameters)
+        rows = cursor.fetchmany(MOST_ROWS + 1)
+        if len(rows) > MOST_ROWS:
+            raise TooMuch
+        return Answer(rows, cursor.description, cursor.rowcount, cursor.lastrowid)
+    except sqlite3.DataError as error:
+        raise TooMuch from error
+    finally:
+        cursor.close()
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, largest)
 
 
 def execute_many(

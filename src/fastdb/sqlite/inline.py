@@ -25,8 +25,13 @@ if not hasattr(resource, "RUSAGE_THREAD"):  # macOS
 RUNS_TO_EARN = 5
 EARNED_BELOW_SECONDS = 0.00005
 LOST_ABOVE_SECONDS = 0.0001
-STEPS_BETWEEN_LOOKS = 500
+STEPS_BETWEEN_LOOKS = 200
 """How many steps SQLite's virtual machine makes until it looks at the clock."""
+
+# SQLite steps to each row without the interpreter's lock, and other threads may keep it for 5 ms
+# when they get it; a large value is read and copied in one step. Neither can be interrupted.
+MOST_ROWS = 10
+MOST_BYTES = 100_000
 
 # What was slow may have been slow for so many seconds in all, and after that for a hundredth of
 # the time; until then, everything goes back to the threads.
@@ -35,6 +40,7 @@ _PAUSE_FACTOR = 100
 
 _REMEMBERED = 1000
 _REFUSED = -1
+_ALLOWED = RUNS_TO_EARN + 1
 
 # https://www.sqlite.org/opcode.html: what is not named here may take as long as it likes in one
 # step (Count, the sorter's, every function, virtual tables), or writes.
@@ -64,7 +70,7 @@ class InlineReads:
 
     def allows(self, statement: str) -> bool:
         """Return whether the statement may run on the loop's thread now."""
-        if self._runs.get(statement, 0) < RUNS_TO_EARN:
+        if self._runs.get(statement) != _ALLOWED:
             return False
         return perf_counter() > self._slow_until - _SLOW_SECONDS * _PAUSE_FACTOR
 
@@ -75,24 +81,30 @@ class InlineReads:
             if len(self._runs) >= _REMEMBERED:
                 self._runs.clear()  # rather begin again than grow with statements that hold values
             runs = self._runs[statement] = 0 if may_be_read(statement) else _REFUSED
-        return 0 <= runs < RUNS_TO_EARN
+        return 0 <= runs <= RUNS_TO_EARN
 
-    def has_earned_a_look(self, statement: str, seconds: float) -> bool:
+    def has_earned_a_look(self, statement: str, *, seconds: float, rows: int) -> bool:
         """Take note of a run on the connection's thread; return whether `is_bounded` is to decide.
 
         Args:
             statement: Its text.
             seconds: Of processor time, rows fetched: waiting for the interpreter does not count.
+            rows: How many it has returned.
         """
-        if seconds > EARNED_BELOW_SECONDS:
+        runs = self._runs.get(statement, 0)
+        if seconds > EARNED_BELOW_SECONDS or rows > MOST_ROWS:
             self._runs[statement] = 0
-            return False
-        self._runs[statement] = self._runs.get(statement, 0) + 1
-        return self._runs[statement] >= RUNS_TO_EARN
+        elif 0 <= runs < RUNS_TO_EARN:
+            self._runs[statement] = runs + 1
+        return self._runs.get(statement) == RUNS_TO_EARN
 
     def was_looked_at(self, statement: str, bounded: bool) -> None:
         """Take note of what `is_bounded` says of the statement."""
-        self._runs[statement] = RUNS_TO_EARN if bounded else _REFUSED
+        self._runs[statement] = _ALLOWED if bounded else _REFUSED
+
+    def was_too_large(self, statement: str) -> None:
+        """Let the statement earn its place anew: it has returned more than may be had here."""
+        self._runs[statement] = 0
 
     def begin_run(self) -> None:
         """Note that a run on the loop's thread begins now."""

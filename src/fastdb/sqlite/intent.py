@@ -8,6 +8,7 @@ means to read.
 """
 
 import re
+import sqlite3
 from typing import Any, Literal
 
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
@@ -66,6 +67,18 @@ def begin_for(statement: str, intent: BeginIntent) -> Begin:
     if intent == "immediate" or is_write(statement):
         return "BEGIN IMMEDIATE"
     return "BEGIN DEFERRED"
+
+
+def rolled_back_by_sqlite() -> sqlite3.OperationalError:
+    """Return the error for a transaction that SQLite itself has ended, and nobody else.
+
+    An interrupted write makes it do so, a full disk, ON CONFLICT ROLLBACK. What comes next would
+    be committed statement by statement, and what came before is gone.
+    """
+    return sqlite3.OperationalError(
+        "SQLite has rolled back this transaction because of an earlier error: roll back, and begin"
+        " again"
+    )
 
 
 class LockingCompiler(SQLiteCompiler):

@@ -19,10 +19,12 @@ from fastdb.sqlite.intent import (
     intent_of,
     is_begin,
     is_write,
+    rolled_back_by_sqlite,
 )
 from fastdb.sqlite.writelock import WriteLock, watch
 
 _WANTED = "fastdb.begin"
+_OPEN = "fastdb.open"
 
 
 def begin_ourselves(
@@ -47,7 +49,7 @@ def begin_ourselves(
     engine.dialect.statement_compiler = LockingCompiler
     transactions = _Transactions(lock, default, autocommit, reads_only, lock_seconds)
     event.listen(engine, "begin", transactions.want)
-    event.listen(engine, "commit", transactions.end)
+    event.listen(engine, "commit", transactions.commit)
     event.listen(engine, "rollback", transactions.end)
     event.listen(engine, "before_cursor_execute", transactions.before)
     event.listen(engine, "after_cursor_execute", transactions.after)
@@ -67,11 +69,19 @@ class _Transactions:
         options = connection.get_execution_options()
         level = options.get("isolation_level", "AUTOCOMMIT" if self.autocommit else None)
         connection.info[_WANTED] = normal_isolation(level) != "AUTOCOMMIT"
+        connection.info[_OPEN] = False  # whatever became of the last one
 
     def end(self, connection: Connection) -> None:
         """Begin no more."""
         if not connection.invalidated:
             connection.info.pop(_WANTED, None)
+            connection.info.pop(_OPEN, None)
+
+    def commit(self, connection: Connection) -> None:
+        """Refuse to commit what SQLite has rolled back."""
+        if not connection.invalidated:
+            _refuse_lost(connection)
+        self.end(connection)
 
     def before(
         self,
@@ -83,6 +93,7 @@ class _Transactions:
         _: Any,
     ) -> None:
         """Send BEGIN, if it was not sent yet."""
+        _refuse_lost(connection)
         if connection.info.get(_WANTED) and not is_begin(statement):
             intent = intent_of(context.compiled, context.execution_options, self.default)
             self._begin(
@@ -93,12 +104,10 @@ class _Transactions:
 
     def after(self, connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
         """A deferred transaction takes the lock with its first write, not with its BEGIN."""
-        identity = _identity(connection)
-        if not is_write(statement) or self.lock.held_by(identity):
-            return
         # Asked of SQLite itself: under AUTOCOMMIT the lock is free again by now.
-        driver_connection = connection.connection.driver_connection
-        if driver_connection is not None and driver_connection.in_transaction:
+        is_open = connection.info[_OPEN] = _in_transaction(connection)
+        identity = _identity(connection)
+        if is_open and is_write(statement) and not self.lock.held_by(identity):
             self.lock.taken(identity)
 
     def _begin(self, connection: Connection, begin: Begin) -> None:
@@ -113,9 +122,10 @@ class _Transactions:
             if not connection.invalidated:
                 connection.info[_WANTED] = True
             self.lock.freed(identity)
+            if isinstance(error, sqlite3.OperationalError):  # the queue's
+                raise OperationalError(begin, None, error) from error
             if isinstance(error, OperationalError) and _is_busy(error.orig):
-                why = self.lock.not_had(self.lock_seconds)
-                raise OperationalError(error.statement, error.params, why) from error
+                raise OperationalError(begin, None, self.lock.not_had(self.lock_seconds)) from error
             raise
         if begin == "BEGIN IMMEDIATE":
             self.lock.taken(identity)
@@ -126,6 +136,16 @@ class _Transactions:
             adapted.run_async(lambda _: self.lock.take_turn(adapted, seconds=self.lock_seconds))
         else:
             self.lock.refuse_own_holder(adapted)  # threads wait in SQLite
+
+
+def _in_transaction(connection: Connection) -> bool:
+    driver_connection = connection.connection.driver_connection
+    return driver_connection is not None and bool(driver_connection.in_transaction)
+
+
+def _refuse_lost(connection: Connection) -> None:
+    if connection.info.get(_OPEN) and not _in_transaction(connection):
+        raise rolled_back_by_sqlite()
 
 
 def _is_busy(error: BaseException | None) -> bool:
