@@ -4,6 +4,7 @@
     nox -s demo                                # a real app on SQLite, driven over HTTP
     nox -s tests-3.12 -- --driver asyncpg      # one Python, one driver
     nox -s tests-3.12 -- tests/test_urls.py    # whatever pytest understands
+    nox -s compliance -- -k Reflection         # some of SQLAlchemy's own tests of dialects
     nox -l                                     # the names of all sessions
 
 Only Pythons that this machine has are used; one that is missing is named at the start.
@@ -81,6 +82,7 @@ nox.options.sessions = [
     "coverage",
     "tests-min",
     "tests-sa20",
+    "compliance",
     *(f"tests-{version}" for version in PYTHONS if version != MAIN),
 ]
 
@@ -110,6 +112,19 @@ def tests_sa20(session: nox.Session) -> None:
     """Run the tests with the newest SQLAlchemy 2.0, which many apps stay on."""
     install(session, "test", "sqlalchemy<2.1", extras="all")
     session.run("pytest", *pytest_arguments(session))
+
+
+@nox.session(python=MAIN)
+@nox.parametrize("version", ["newest", "sa20", "lowest"], ids=["newest", "sa20", "lowest"])
+def compliance(session: nox.Session, version: str) -> None:
+    """Run SQLAlchemy's own tests of dialects on ours, and on the one that it is built on."""
+    requirements = {
+        "newest": ["sqlalchemy"],
+        "sa20": ["sqlalchemy<2.1"],
+        "lowest": [pin for pin in lowest_versions() if pin.startswith("sqlalchemy")],
+    }
+    session.install(".", *group("compliance"), *requirements[version])
+    session.run("python", "tests_dialect", *session.posargs)
 
 
 @nox.session(python=MAIN)
