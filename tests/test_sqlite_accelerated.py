@@ -603,6 +603,7 @@ async def test_a_lost_transaction_is_forgotten_with_its_end(
             await conflict_with_b(connection)
             if end is not close_it:
                 await end(connection)
+                await connection.rollback()  # asked for by SQLAlchemy after a COMMIT that failed
                 await connection.execute(INSERT, {"name": "d"})
                 await connection.commit()
     finally:
