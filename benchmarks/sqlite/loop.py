@@ -210,22 +210,22 @@ def _watching() -> Iterator[list[float]]:
     """Give a list of how long SQLite held this thread, in seconds, for each read that ran on it."""
     held: list[float] = []
     thread = threading.get_ident()
-    fetch_all = accelerated.fetch_all
+    fetch_little = accelerated.fetch_little
 
     def watched(*arguments: Any, **options: Any) -> Any:
         if threading.get_ident() != thread:
-            return fetch_all(*arguments, **options)
+            return fetch_little(*arguments, **options)
         begun = perf_counter()
         try:
-            return fetch_all(*arguments, **options)
+            return fetch_little(*arguments, **options)
         finally:
             held.append(perf_counter() - begun)
 
-    accelerated.fetch_all = watched
+    accelerated.fetch_little = watched
     try:
         yield held
     finally:
-        accelerated.fetch_all = fetch_all
+        accelerated.fetch_little = fetch_little
 
 
 def _print(results: Sequence[Result], console: Console) -> None:

@@ -9,6 +9,7 @@ means to read.
 
 import re
 import sqlite3
+from functools import lru_cache
 from typing import Any, Literal
 
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
@@ -34,6 +35,11 @@ _WITH = re.compile(r"\s*WITH\b", re.IGNORECASE)
 _WRITES_SOMEWHERE = re.compile(r"\b(INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
 
 
+# An application has few statements, and asks often.
+_remembered = lru_cache(maxsize=1024)
+
+
+@_remembered
 def is_write(statement: str) -> bool:
     """Return whether the statement needs the write lock, as far as its text tells."""
     if _WITH.match(statement):
@@ -42,21 +48,25 @@ def is_write(statement: str) -> bool:
     return _WRITES.match(statement) is not None
 
 
+@_remembered
 def is_read(statement: str) -> bool:
     """Return whether the statement certainly leaves the database as it is."""
     return _READS.match(statement) is not None
 
 
+@_remembered
 def may_be_read(statement: str) -> bool:
     """Return whether the statement can be a read; EXPLAIN has no effect on these."""
     return is_read(statement) or _WITH.match(statement) is not None
 
 
+@_remembered
 def is_begin(statement: str) -> bool:
     """Return whether this is the user's own BEGIN."""
     return _BEGINS.match(statement) is not None
 
 
+@_remembered
 def only_begins(statement: str) -> bool:
     """Return whether the statement leaves the file unread, so that its state is still open."""
     return _ONLY_BEGINS.match(statement) is not None
