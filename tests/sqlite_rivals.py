@@ -24,6 +24,25 @@ connection.close()
 """
 
 
+# Does as a process does that has found the index of the WAL damaged, after another was killed.
+RECOVERY = """
+import fcntl, os, sys
+WRITE, CHECKPOINT, RECOVER = 120, 121, 122
+sys.stdin.readline()
+index = os.open(sys.argv[1] + "-shm", os.O_RDWR)
+for lock in (WRITE, CHECKPOINT, RECOVER):
+    fcntl.lockf(index, fcntl.LOCK_EX, 1, lock)
+header = os.pread(index, 96, 0)
+os.pwrite(index, bytes(96), 0)
+print("recovering", flush=True)
+sys.stdin.readline()
+os.pwrite(index, header, 0)
+fcntl.lockf(index, fcntl.LOCK_UN, 3, WRITE)
+print("recovered", flush=True)
+sys.stdin.readline()
+"""
+
+
 class OtherProcess:
     """A process that executes on the same file what it is told."""
 
@@ -55,9 +74,9 @@ class OtherProcess:
 
 
 @contextmanager
-def other_process(url: str) -> Iterator[OtherProcess]:
+def other_process(url: str, program: str = _PROGRAM) -> Iterator[OtherProcess]:
     """Run another process for as long as the block lasts."""
-    process = OtherProcess(url)
+    process = OtherProcess(url, program)
     try:
         yield process
     finally:

@@ -4,6 +4,7 @@ import asyncio
 import random
 import re
 import sqlite3
+import sys
 import threading
 from collections.abc import (
     AsyncIterator,
@@ -29,7 +30,7 @@ from sqlalchemy.pool import QueuePool
 from fastdb import Database, PoolOptions, SessionDep, SQLiteOptions, Timeouts, WriteLockHeld
 from fastdb.sqlite.writelock import WriteLock
 from models import Base, Hero, Late
-from sqlite_rivals import OtherLoop, OtherProcess, other_process
+from sqlite_rivals import RECOVERY, OtherLoop, OtherProcess, other_process
 
 INSERT = text("INSERT INTO hero (name) VALUES (:name)")
 FOREVER = text(
@@ -507,6 +508,31 @@ async def test_another_process_is_waited_for(db: Database, process: OtherProcess
     await process.execute("COMMIT")
     await end_within_bounds(writers)
     assert await names(db) == ["0", "1", "2"]
+
+
+@pytest.fixture
+def recovery(sqlite_url: str) -> Iterator[OtherProcess]:
+    """Another process, which clears up after one that was killed."""
+    with other_process(sqlite_url, RECOVERY) as process:
+        yield process
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses the locks of SQLite's files itself")
+async def test_the_recovery_by_another_process_is_waited_for(
+    db: Database, recovery: OtherProcess
+) -> None:
+    """Nobody can read or write as long as it lasts, and nobody need be told so."""
+    await write(db, "before")
+    assert await recovery.execute("begin") == "recovering"
+    reader = asyncio.create_task(names(db))
+    writer = asyncio.create_task(write(db, "after"))
+    await beats(50)
+    assert not reader.done()
+    assert not writer.done()
+    assert await recovery.execute("end") == "recovered"
+    await end_within_bounds([reader, writer])
+    assert "before" in reader.result()
+    assert await names(db) == ["before", "after"]
 
 
 async def test_a_wait_for_another_process_can_be_cancelled(
