@@ -235,6 +235,7 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
         begin = self._begin_for(statement, intent)
         if begin == "BEGIN IMMEDIATE":
             return None
+        done = statement
         self._raw.set_progress_handler(reads.is_over_time, STEPS_BETWEEN_LOOKS)
         reads.begin_run()
         try:
@@ -245,11 +246,13 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
         except sqlite3.OperationalError as error:
             if _code(error) not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_BUSY):
                 raise
+            if _code(error) == sqlite3.SQLITE_BUSY:
+                done = "BEGIN"  # the file was not read: in the thread, it is waited for
             return None
         finally:
             reads.end_run(statement)
             self._raw.set_progress_handler(None, 0)
-            self._note_transaction(statement)
+            self._note_transaction(done)
 
     def _take_turns(self, _: Any) -> Awaitable[None]:
         """Let the other tasks run, once in a while.

@@ -107,6 +107,11 @@ class SQLiteDialect_fastdb(SQLiteDialect_aiosqlite):  # noqa: N801 - named as SQ
         return not dbapi_connection.begins
 
     @classmethod
+    def load_provisioning(cls) -> None:
+        """Prepare SQLAlchemy's own tests as for its dialects of SQLite."""
+        SQLiteDialect_aiosqlite.load_provisioning()
+
+    @classmethod
     def engine_created(cls, engine: Engine) -> None:
         """Keep the connections of cancelled tasks whose statement could be stopped."""
         event.listen(engine, "handle_error", _keep_connection)
