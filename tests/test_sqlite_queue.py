@@ -831,6 +831,21 @@ async def test_a_task_that_waits_for_itself_is_told_so(
     assert await names(db) == ["outer", "outer too", "inner"]
 
 
+async def test_a_write_that_failed_holds_the_lock_too(db: Database) -> None:
+    """SQLite has taken it before it found the conflict; a savepoint does not give it back."""
+    take_a_name()
+    await write(db, "a")
+    async with db.session(begin="deferred") as session:
+        await session.execute(select(Hero))
+        with pytest.raises(IntegrityError):
+            async with session.begin_nested():
+                await session.execute(INSERT, {"name": "a"})
+        with pytest.raises(WriteLockHeld) as raised:
+            await write(db, "inner")
+    assert str(raised.value) == SELF_WAIT
+    await write(db, "inner")
+
+
 async def test_another_database_on_the_file_is_the_same_lock(
     sqlite_url: str, accelerate: bool
 ) -> None:
