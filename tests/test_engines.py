@@ -54,16 +54,18 @@ async def test_drop_in_for_sqlalchemys_functions(backend: Backend) -> None:
 
 @pytest.mark.backends("sqlite-memory")
 def test_sqlalchemys_arguments_win(backend: Backend) -> None:
-    """Over an option that says the same, and over our defaults."""
+    """Over an option that says the same, and over our defaults; SQLite keeps the overflow."""
     pool = PoolOptions(size=3, max_overflow=1, recycle=None)
     engine = create_async_engine(backend.url, pool=pool, timeouts=Timeouts(pool=7))
     queue = engine.pool
     assert isinstance(queue, AsyncAdaptedQueuePool)
-    assert (queue.size(), queue._max_overflow, queue._timeout, queue._recycle) == (3, 1, 7, -1)
-    engine = create_async_engine(backend.url, pool=pool, pool_size=4, pool_timeout=1, echo=True)
+    assert (queue.size(), queue._max_overflow, queue._timeout, queue._recycle) == (4, 0, 7, -1)
+    engine = create_async_engine(
+        backend.url, pool=pool, pool_size=5, max_overflow=2, pool_timeout=1, echo=True
+    )
     queue = engine.pool
     assert isinstance(queue, AsyncAdaptedQueuePool)
-    assert (queue.size(), queue._max_overflow, queue._timeout) == (4, 1, 1)
+    assert (queue.size(), queue._max_overflow, queue._timeout) == (5, 2, 1)
     assert engine.echo
 
 
