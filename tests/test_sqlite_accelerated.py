@@ -501,6 +501,16 @@ async def test_the_users_own_begin(sqlite_url: str, begin: str) -> None:
     assert seen == [begin, "COMMIT", begin, *savepoint, "ROLLBACK", begin, "ROLLBACK"]
 
 
+@pytest.mark.parametrize("begin", ["BEGIN", "BEGIN IMMEDIATE", "begin exclusive transaction"])
+async def test_a_begin_as_a_first_statement(db: Database, begin: str) -> None:
+    """It is the one that is sent, and the session's COMMIT ends it."""
+    async with begins(db.engine) as seen, db.session(begin="deferred") as session:
+        await session.execute(text(begin))
+        await session.execute(INSERT, {"name": "a"})
+    assert seen == [begin, "COMMIT"]
+    assert await names(db) == ["a"]
+
+
 # --- Transactions that SQLite itself ends -------------------------------------------------------
 
 

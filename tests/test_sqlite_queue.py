@@ -499,10 +499,12 @@ async def beats(count: int) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_another_process_is_waited_for(db: Database, process: OtherProcess) -> None:
+async def test_another_process_is_waited_for(
+    db: Database, arrivals: Arrivals, process: OtherProcess
+) -> None:
     """The loop goes on meanwhile, and the write succeeds when the other one is done."""
     await process.execute("BEGIN IMMEDIATE")
-    writers = [asyncio.create_task(write(db, str(number))) for number in range(3)]
+    writers = await arrivals.line_up(*(write(db, str(number)) for number in range(3)))
     await beats(50)
     assert not any(writer.done() for writer in writers)
     await process.execute("COMMIT")
@@ -709,7 +711,7 @@ async def test_the_limit_of_a_thread_of_the_twin(impatient: Database) -> None:
     await asyncio.to_thread(work)
 
 
-async def test_another_event_loop_is_waited_for(db: Database) -> None:
+async def test_another_event_loop_is_waited_for(db: Database, arrivals: Arrivals) -> None:
     """Each loop has a queue of its own; their heads meet at the file, and neither loop stops."""
     has_it = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -724,7 +726,7 @@ async def test_another_event_loop_is_waited_for(db: Database) -> None:
 
         holding = asyncio.wrap_future(other.start(hold()))
         await has_it.wait()
-        writers = [asyncio.create_task(write(db, str(number))) for number in range(3)]
+        writers = await arrivals.line_up(*(write(db, str(number)) for number in range(3)))
         await beats(50)
         assert not any(writer.done() for writer in writers)
         await other.run(beats(1))
@@ -906,6 +908,19 @@ async def test_one_session_after_the_other_waits_for_nobody(db: Database) -> Non
 
 
 # --- Transactions that begin as readers ---------------------------------------------------------
+
+
+async def test_a_view_that_is_not_true_any_more_is_refused_at_once(db: Database) -> None:
+    """Waiting would not help: SQLite never lets it write."""
+    async with db.session(begin="deferred") as session:
+        await session.execute(select(Hero))
+        await asyncio.create_task(write(db, "other"))
+        with pytest.raises(OperationalError) as raised:
+            await session.execute(INSERT, {"name": "stale"})
+        await session.rollback()
+        await session.execute(INSERT, {"name": "fresh"})
+    assert str(raised.value.orig) == "database is locked"
+    assert await names(db) == ["other", "fresh"]
 
 
 async def test_a_savepoint_at_the_beginning_takes_no_snapshot(db: Database) -> None:
