@@ -241,16 +241,18 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
         try:
             return fetch_little(self._raw, begin=begin, statement=statement, parameters=parameters)
         except TooMuch:
-            reads.was_too_large(statement)
+            reads.has_lost(statement)
             return None
         except sqlite3.OperationalError as error:
-            if _code(error) not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_BUSY):
-                raise
-            if _code(error) == sqlite3.SQLITE_BUSY:
+            if _code(error) == sqlite3.SQLITE_INTERRUPT:
+                reads.has_lost(statement)
+            elif _code(error) == sqlite3.SQLITE_BUSY:
                 done = "BEGIN"  # the file was not read: in the thread, it is waited for
+            else:
+                raise
             return None
         finally:
-            reads.end_run(statement)
+            reads.end_run()
             self._raw.set_progress_handler(None, 0)
             self._note_transaction(done)
 

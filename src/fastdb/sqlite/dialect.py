@@ -109,7 +109,7 @@ class SQLiteDialect_fastdb(SQLiteDialect_aiosqlite):  # noqa: N801 - named as SQ
     @classmethod
     def load_provisioning(cls) -> None:
         """Prepare SQLAlchemy's own tests as for its dialects of SQLite."""
-        SQLiteDialect_aiosqlite.load_provisioning()
+        SQLiteDialect_aiosqlite.load_provisioning()  # type: ignore[no-untyped-call]
 
     @classmethod
     def engine_created(cls, engine: Engine) -> None:

@@ -2,25 +2,17 @@
 
 Going to a connection's thread and back costs more than SQLite needs for a row by its key. A
 statement earns its place on the loop: its program must consist of steps of bounded cost only, and
-it must have taken little time on the connection's thread, several times. It loses its place as
-soon as it takes long. Steps alone are no bound (counting a million rows is one step), and a page
-that comes from a cold disk may take a millisecond, so that measured time decides: once something
-was slow, everything goes back to the threads for so long that this stays a hundredth of the time.
+it must have taken little time on the connection's thread, several times. It loses its place when
+it has to be interrupted, or returns much. Steps alone are no bound (counting a million rows is one
+step), and a page that comes from a cold disk may take a millisecond, so that measured time
+decides: what was slow may take a twentieth of the time, and beyond that everything goes back to
+the threads for a while.
 """
 
 import sqlite3
-from time import perf_counter, thread_time
-from types import ModuleType
+from time import perf_counter
 
 from fastdb.sqlite.intent import may_be_read
-
-resource: ModuleType | None
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
-if not hasattr(resource, "RUSAGE_THREAD"):  # macOS
-    resource = None
 
 RUNS_TO_EARN = 5
 EARNED_BELOW_SECONDS = 0.00005
@@ -33,10 +25,10 @@ STEPS_BETWEEN_LOOKS = 200
 MOST_ROWS = 10
 MOST_BYTES = 100_000
 
-# What was slow may have been slow for so many seconds in all, and after that for a hundredth of
-# the time; until then, everything goes back to the threads.
+# So many seconds of slow runs are forgiven at once, and beyond that a twentieth of the time. Some
+# are not SQLite's doing: the system or Python has let another thread run meanwhile.
 _SLOW_SECONDS = 0.005
-_PAUSE_FACTOR = 100
+_PAUSE_FACTOR = 20
 
 _REMEMBERED = 1000
 _REFUSED = -1
@@ -66,12 +58,15 @@ class InlineReads:
         self._runs: dict[str, int] = {}
         self._slow_until = 0.0
         self._begun = 0.0
-        self._used = (0.0, 0)
 
     def allows(self, statement: str) -> bool:
         """Return whether the statement may run on the loop's thread now."""
         if self._runs.get(statement) != _ALLOWED:
             return False
+        # Nearly always nothing was slow, and the clock need not be asked.
+        return not self._slow_until or self._is_forgiven()
+
+    def _is_forgiven(self) -> bool:
         return perf_counter() > self._slow_until - _SLOW_SECONDS * _PAUSE_FACTOR
 
     def is_candidate(self, statement: str) -> bool:
@@ -102,44 +97,26 @@ class InlineReads:
         """Take note of what `is_bounded` says of the statement."""
         self._runs[statement] = _ALLOWED if bounded else _REFUSED
 
-    def was_too_large(self, statement: str) -> None:
-        """Let the statement earn its place anew: it has returned more than may be had here."""
+    def has_lost(self, statement: str) -> None:
+        """Let the statement earn its place anew: it took too long, or returned too much."""
         self._runs[statement] = 0
 
     def begin_run(self) -> None:
         """Note that a run on the loop's thread begins now."""
-        self._used = _used()
         self._begun = perf_counter()
 
-    def end_run(self, statement: str) -> None:
-        """Take note of what the run on the loop's thread has taken."""
+    def end_run(self) -> None:
+        """Take note of how long the run on the loop's thread has taken."""
         now = perf_counter()
         seconds = now - self._begun
-        if seconds < LOST_ABOVE_SECONDS:
-            return
-        worked, waits = (now - before for now, before in zip(_used(), self._used, strict=True))
-        if worked > LOST_ABOVE_SECONDS:
-            self._runs[statement] = 0
-        elif not waits:
-            return  # only the system has let somebody else run meanwhile
-        self._slow_until = max(self._slow_until, now) + seconds * _PAUSE_FACTOR
+        if seconds > LOST_ABOVE_SECONDS:
+            self._slow_until = max(self._slow_until, now) + seconds * _PAUSE_FACTOR
 
     def is_over_time(self) -> bool:
         """Tell SQLite whether to interrupt what runs: its progress handler."""
         # Not simply at the first call: SQLite counts the steps of a statement over all its runs,
         # so that one call in a while means nothing.
         return perf_counter() > self._begun + LOST_ABOVE_SECONDS
-
-
-def _used() -> tuple[float, int]:
-    """Return for how many seconds this thread has worked, and how often it has waited.
-
-    What a run takes by the clock is more than that on a busy machine, which is not SQLite's doing.
-    """
-    # Where nobody counts how often it has waited, whatever took long counts as work.
-    if resource is None:
-        return perf_counter(), 0
-    return thread_time(), resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def is_bounded(connection: sqlite3.Connection, statement: str, parameters: object) -> bool:
