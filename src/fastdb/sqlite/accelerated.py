@@ -285,6 +285,9 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
                 answer = await self._insist(work, begin, deadline)
                 self._is_open = self._is_open and self._in_transaction()
                 has_lock = has_lock or writes
+            except sqlite3.IntegrityError:
+                has_lock = True  # what it is in conflict with was found with the lock
+                raise
             finally:
                 self._note_transaction(statement)
                 if has_lock and self._is_open and not lock.held_by(self):

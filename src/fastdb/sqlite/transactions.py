@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import OperationalError
 
 from fastdb.options import BeginIntent, normal_isolation
@@ -53,6 +54,7 @@ def begin_ourselves(
     event.listen(engine, "rollback", transactions.end)
     event.listen(engine, "before_cursor_execute", transactions.before)
     event.listen(engine, "after_cursor_execute", transactions.after)
+    event.listen(engine, "handle_error", transactions.failed)
     watch(engine, lock)
 
 
@@ -80,7 +82,7 @@ class _Transactions:
     def commit(self, connection: Connection) -> None:
         """Refuse to commit what SQLite has rolled back."""
         if not connection.invalidated:
-            _refuse_lost(connection)
+            _refuse_lost(connection, "COMMIT")
         self.end(connection)
 
     def before(
@@ -93,7 +95,7 @@ class _Transactions:
         _: Any,
     ) -> None:
         """Send BEGIN, if it was not sent yet."""
-        _refuse_lost(connection)
+        _refuse_lost(connection, statement)
         if connection.info.get(_WANTED) and not is_begin(statement):
             intent = intent_of(context.compiled, context.execution_options, self.default)
             self._begin(
@@ -109,6 +111,14 @@ class _Transactions:
         identity = _identity(connection)
         if is_open and is_write(statement) and not self.lock.held_by(identity):
             self.lock.taken(identity)
+
+    def failed(self, context: ExceptionContext) -> None:
+        """A write that was in conflict has found so with the lock, and keeps it."""
+        connection = context.connection
+        if connection is None or not isinstance(context.original_exception, sqlite3.IntegrityError):
+            return
+        if _in_transaction(connection):
+            self.lock.taken(_identity(connection))
 
     def _begin(self, connection: Connection, begin: Begin) -> None:
         # Taken away first: BEGIN is a statement as well, and comes to `before` again.
@@ -143,9 +153,9 @@ def _in_transaction(connection: Connection) -> bool:
     return driver_connection is not None and bool(driver_connection.in_transaction)
 
 
-def _refuse_lost(connection: Connection) -> None:
+def _refuse_lost(connection: Connection, statement: str) -> None:
     if connection.info.get(_OPEN) and not _in_transaction(connection):
-        raise rolled_back_by_sqlite()
+        raise OperationalError(statement, None, rolled_back_by_sqlite())
 
 
 def _is_busy(error: BaseException | None) -> bool:
