@@ -490,6 +490,28 @@ async def test_a_commit_in_the_middle_gives_the_lock_on(db: Database, arrivals: 
     assert await names(db) == ["first", "between", "last"]
 
 
+async def test_what_commits_itself_gives_the_lock_on_at_once(db: Database) -> None:
+    """Its connection may stay in use for as long as it likes."""
+    autocommit = db.engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with autocommit.connect() as connection:
+        for number in range(3):
+            await connection.execute(INSERT, {"name": f"mine {number}"})
+            await end_within_bounds([asyncio.create_task(write(db, f"theirs {number}"))])
+    assert len(await names(db)) == 6
+
+
+async def test_what_sqlite_has_rolled_back_gives_the_lock_on_at_once(sqlite_url: str) -> None:
+    """The session that has lost its transaction may take its time to notice."""
+    async with opened(make(sqlite_url, accelerate=True), 2) as db:
+        async with db.session() as session:
+            await session.execute(INSERT, {"name": "a"})
+            with pytest.raises(IntegrityError):
+                await rolled_back_by_sqlite(session)
+            await end_within_bounds([asyncio.create_task(write(db, "other"))])
+            await session.rollback()
+        assert await names(db) == ["other"]
+
+
 # --- Other processes, threads and event loops ---------------------------------------------------
 
 
