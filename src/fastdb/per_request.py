@@ -139,7 +139,7 @@ async def stream_sessions(connection: HTTPConnection) -> AsyncIterator[RequestSe
 
 
 async def _in_thread(
-    run: Callable[..., Awaitable[None]], session: TwinSession, work: Callable[..., None]
+    run: Callable[..., Awaitable[Any]], session: TwinSession, work: Callable[..., None]
 ) -> None:
     """Run blocking `work` in a thread, to its end; not at all for a session nobody has used."""
     if not session.was_used and not session.in_transaction():

@@ -40,7 +40,7 @@ class SyncDatabase:
         self._make_engines = make_engines
         self._session_class = session_class
         self._session_options = session_options
-        self._begin_to_write = begin_to_write
+        self._begin_to_write: BeginIntent = begin_to_write
         self._made: dict[str, Engines[Engine]] = {}
 
     @property
@@ -95,7 +95,7 @@ class SyncDatabase:
         self, *, isolation: str | None = None, begin: BeginIntent | None = None
     ) -> TwinSession:
         """Return a session for whoever ends it: for integrations; others use `session()`."""
-        engine = self._engines.variant(begin or self._begin_to_write, isolation)
+        engine = self._engines.variant(self._begin_to_write if begin is None else begin, isolation)
         return self._session_class(engine, **self._session_options)
 
     def create_all(self, metadata: MetaData) -> None:

@@ -21,8 +21,8 @@ class AsyncUnitSession(AsyncSession):
     is_lazy = True
     reads_only = False
     snapshot_engine: AsyncEngine | None = None
-    sync_session: UnitSession
-    sync_session_class: type[UnitSession] = UnitSession
+    sync_session: UnitSession  # pyright: ignore[reportIncompatibleVariableOverride]
+    sync_session_class: type[UnitSession] = UnitSession  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, bind: AsyncEngine, **options: Any) -> None:
         self._to_make: tuple[AsyncEngine, dict[str, Any]] | None = (bind, options)

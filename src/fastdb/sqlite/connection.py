@@ -60,9 +60,9 @@ def connection_class(
                 with suppress(sqlite3.ProgrammingError):  # closed, by a thread that it belongs to
                     self.close()
 
-        def cursor(self, factory: type[sqlite3.Cursor] = _Cursor) -> sqlite3.Cursor:
+        def cursor(self, factory: Any = None) -> sqlite3.Cursor:
             self._is_in_use = True
-            cursor: sqlite3.Cursor = super().cursor(factory)
+            cursor: sqlite3.Cursor = super().cursor(factory or _Cursor)
             self._cursors.add(cursor)
             return cursor
 

@@ -102,9 +102,9 @@ class SQLiteDialect_fastdb(SQLiteDialect_aiosqlite):  # noqa: N801 - named as SQ
         if dbapi_connection.begins:
             SQLiteDialect.set_isolation_level(self, dbapi_connection, level)
 
-    def detect_autocommit_setting(self, dbapi_connection: Any) -> bool:
+    def detect_autocommit_setting(self, dbapi_conn: Any) -> bool:
         """Return whether statements commit themselves."""
-        return not dbapi_connection.begins
+        return not dbapi_conn.begins
 
     @classmethod
     def load_provisioning(cls) -> None:

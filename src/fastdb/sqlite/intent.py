@@ -96,7 +96,7 @@ class LockingCompiler(SQLiteCompiler):
 
     takes_write_lock = False
 
-    def for_update_clause(self, select: Any, **kw: Any) -> str:
+    def for_update_clause(self, select: Any, **kw: Any) -> Literal[""]:
         """Leave the clause out, as SQLAlchemy does, but remember that it was asked for."""
         self.takes_write_lock = True
         return ""
