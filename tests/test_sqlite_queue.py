@@ -82,6 +82,13 @@ async def db(sqlite_url: str, accelerate: bool) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
+async def accelerated(sqlite_url: str) -> AsyncIterator[Database]:
+    """The same, with the dialect `sqlite+fastdb` only."""
+    async with opened(make(sqlite_url, accelerate=True), 32) as db:
+        yield db
+
+
+@pytest.fixture
 async def impatient(sqlite_url: str, accelerate: bool) -> AsyncIterator[Database]:
     """The same, where nobody waits for long."""
     async with opened(make(sqlite_url, accelerate, lock=0.2), 3) as db:
@@ -322,8 +329,11 @@ async def test_a_writer_that_is_cancelled_leaves_the_queue(
     assert await names(db) == ["holder", *staying, "late"]
 
 
-async def test_a_cancelled_wait_costs_no_connection(db: Database, arrivals: Arrivals) -> None:
+async def test_a_cancelled_wait_costs_no_connection(
+    accelerated: Database, arrivals: Arrivals
+) -> None:
     """Nothing was sent yet: the same connections serve afterwards."""
+    db = accelerated
 
     def connections() -> set[int]:
         return {id(entry.driver_connection) for entry in entries}
@@ -332,8 +342,6 @@ async def test_a_cancelled_wait_costs_no_connection(db: Database, arrivals: Arri
     event.listen(db.engine.sync_engine, "checkout", lambda _, entry, __: entries.append(entry))
     await warm_up(db, 32)
     before = connections()
-    if db.engine.dialect.driver == "aiosqlite":
-        pytest.skip("SQLAlchemy itself gives up the connection of every cancelled task")
     async with Holder(db):
         writers = [Writer(db, str(number)) for number in range(5)]
         tasks = await arrivals.line_up(*(writer.run() for writer in writers))
@@ -560,11 +568,10 @@ async def test_the_recovery_by_another_process_is_waited_for(
 
 
 async def test_a_wait_for_another_process_can_be_cancelled(
-    db: Database, arrivals: Arrivals, process: OtherProcess
+    accelerated: Database, arrivals: Arrivals, process: OtherProcess
 ) -> None:
-    """The one who is next then waits in its place."""
-    if db.engine.dialect.driver == "aiosqlite":
-        pytest.skip("there SQLite waits, asleep in its thread")
+    """The one who is next then waits in its place; the plain dialect sleeps inside SQLite."""
+    db = accelerated
     await process.execute("BEGIN IMMEDIATE")
     writers = [Writer(db, str(number)) for number in range(3)]
     tasks = await arrivals.line_up(*(writer.run() for writer in writers))
