@@ -21,17 +21,23 @@ BEGIN_OPTION = "fastdb_begin"
 
 Begin = Literal["BEGIN IMMEDIATE", "BEGIN DEFERRED"]
 
+
+def _beginning(words: str) -> re.Pattern[str]:
+    """Match statements that begin with one of these words, after comments."""
+    return re.compile(
+        rf"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*(?:{words})\b", re.IGNORECASE | re.DOTALL
+    )
+
+
 # SQLite's own words for what writes, PRAGMA, ATTACH and the like left out: they do so rarely, and
 # what is missed waits as everything would without this.
-_WRITES = re.compile(
-    r"\s*(INSERT|UPDATE|DELETE|REPLACE|CREATE|DROP|ALTER|REINDEX|ANALYZE"
-    r"|BEGIN\s+(IMMEDIATE|EXCLUSIVE))\b",
-    re.IGNORECASE,
+_WRITES = _beginning(
+    r"INSERT|UPDATE|DELETE|REPLACE|CREATE|DROP|ALTER|REINDEX|ANALYZE|BEGIN\s+(?:IMMEDIATE|EXCLUSIVE)"
 )
-_BEGINS = re.compile(r"\s*BEGIN\b", re.IGNORECASE)
-_READS = re.compile(r"\s*(SELECT|VALUES)\b", re.IGNORECASE)
-_ONLY_BEGINS = re.compile(r"\s*(BEGIN|SAVEPOINT)\b", re.IGNORECASE)
-_WITH = re.compile(r"\s*WITH\b", re.IGNORECASE)
+_BEGINS = _beginning("BEGIN")
+_READS = _beginning("SELECT|VALUES")
+_ONLY_BEGINS = _beginning("BEGIN|SAVEPOINT")
+_WITH = _beginning("WITH")
 _WRITES_SOMEWHERE = re.compile(r"\b(INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
 
 
