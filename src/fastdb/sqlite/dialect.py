@@ -21,8 +21,9 @@ from sqlalchemy.engine import ExceptionContext
 
 from fastdb.options import BeginIntent
 from fastdb.sqlite.accelerated import AcceleratedConnection, AcceleratedDBAPI, Equipment
+from fastdb.sqlite.compiler import LockingCompiler
 from fastdb.sqlite.inline import InlineReads
-from fastdb.sqlite.intent import LockingCompiler, intent_of
+from fastdb.sqlite.intent import intent_of
 from fastdb.sqlite.writelock import WriteLock
 
 

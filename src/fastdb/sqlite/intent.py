@@ -12,8 +12,6 @@ import sqlite3
 from functools import lru_cache
 from typing import Any, Literal
 
-from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
-
 from fastdb.options import BeginIntent
 
 BEGIN_OPTION = "fastdb_begin"
@@ -95,17 +93,6 @@ def rolled_back_by_sqlite() -> sqlite3.OperationalError:
         "SQLite has rolled back this transaction because of an earlier error: roll back, and begin"
         " again"
     )
-
-
-class LockingCompiler(SQLiteCompiler):
-    """Notices `with_for_update()`, for which SQLite has no words: it takes the write lock."""
-
-    takes_write_lock = False
-
-    def for_update_clause(self, select: Any, **kw: Any) -> Literal[""]:
-        """Leave the clause out, as SQLAlchemy does, but remember that it was asked for."""
-        self.takes_write_lock = True
-        return ""
 
 
 def intent_of(compiled: Any, options: Any, default: BeginIntent) -> BeginIntent:

@@ -15,7 +15,6 @@ from sqlalchemy.exc import OperationalError
 from fastdb.options import BeginIntent, normal_isolation
 from fastdb.sqlite.intent import (
     Begin,
-    LockingCompiler,
     begin_for,
     intent_of,
     is_begin,
@@ -47,6 +46,9 @@ def begin_ourselves(
         reads_only: SQLite refuses what the engine's connections write.
         lock_seconds: How long a writer waits for its turn.
     """
+    # Here, so that `import fastdb` need not load SQLAlchemy's dialects of SQLite.
+    from fastdb.sqlite.compiler import LockingCompiler
+
     engine.dialect.statement_compiler = LockingCompiler
     transactions = _Transactions(lock, default, autocommit, reads_only, lock_seconds)
     event.listen(engine, "begin", transactions.want)
