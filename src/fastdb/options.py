@@ -21,6 +21,7 @@ class PoolOptions:
     Args:
         size: Connections kept open. Default 5.
         max_overflow: Connections opened beyond `size` under load and closed afterwards. Default 5.
+            SQLite keeps them: a connection is a thread there, dearer to start than to keep.
         recycle: Seconds after which a connection is replaced when it is next taken, or None for
             never. Default 1800, below the idle limits of common servers, proxies and firewalls.
         ping_after: Seconds of idleness after which a connection is checked before it is handed
