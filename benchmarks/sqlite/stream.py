@@ -3,9 +3,6 @@
 import argparse
 import asyncio
 import multiprocessing
-import os
-import resource
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+from memory import highest_bytes, resident_bytes
 from rich.console import Console
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -134,18 +132,8 @@ def _measure(name: str, path: Path) -> Result:
 async def _measure_here(name: str, path: Path) -> Result:
     open_session, read = _CANDIDATES[name]
     async with open_session(path) as session:
-        before = _resident_bytes()
+        before = resident_bytes()
         begun = perf_counter()
         rows = await read(session)
         seconds = perf_counter() - begun
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak *= 1 if sys.platform == "darwin" else 1024
-    return Result(name, rows, (peak - before) / 1e6, rows / seconds)
-
-
-def _resident_bytes() -> int:
-    """Return what is resident now; elsewhere than on Linux, the most that ever was."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Result(name, rows, (highest_bytes() - before) / 1e6, rows / seconds)
