@@ -5,20 +5,12 @@ from contextlib import closing
 from pathlib import Path
 
 from sqlalchemy import create_engine, insert
-from sqlalchemy.orm import Mapped, mapped_column
 
-from models import Base, Hero, HeroIn, HeroOut
+from models import Base, Counter, Hero, HeroIn, HeroOut
 
 __all__ = ["Counter", "Hero", "HeroIn", "HeroOut", "counted", "file_of", "make_file"]
 
 _HEROES = 1000
-
-
-class Counter(Base):
-    __tablename__ = "fastdb_benchmark_counter"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    value: Mapped[int]
 
 
 def file_of(directory: Path, name: str) -> Path:
