@@ -1,5 +1,6 @@
 """Requests to an app without a server or a client, so that nothing but the app is measured."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ class Answer:
 
 def caller(app: FastAPI, workload: Workload) -> Call:
     """Return a function that sends the workload's request to `app` once."""
-    fixed, receive = _request(workload)
+    fixed, body = _request(workload)
 
     async def call() -> None:
         statuses: list[int] = []
@@ -39,7 +40,7 @@ def caller(app: FastAPI, workload: Workload) -> Call:
             if message["type"] == "http.response.start":
                 statuses.append(message["status"])
 
-        await app({**fixed, "state": {}}, receive, send)  # type: ignore[arg-type]
+        await app({**fixed, "state": {}}, _receiver(body), send)  # type: ignore[arg-type]
         if statuses != [workload.status]:
             raise WrongAnswer(f"{workload.method} {workload.path}: {statuses}")
 
@@ -48,7 +49,7 @@ def caller(app: FastAPI, workload: Workload) -> Call:
 
 def asker(app: FastAPI, workload: Workload) -> Ask:
     """Return a function that does the same, and takes any answer for one, as clients have to."""
-    fixed, receive = _request(workload)
+    fixed, body = _request(workload)
 
     async def ask() -> Answer:
         statuses: list[int] = []
@@ -59,7 +60,7 @@ def asker(app: FastAPI, workload: Workload) -> Ask:
 
         error = None
         try:
-            await app({**fixed, "state": {}}, receive, send)  # type: ignore[arg-type]
+            await app({**fixed, "state": {}}, _receiver(body), send)  # type: ignore[arg-type]
         except Exception as raised:  # noqa: BLE001 - Starlette answers 500 and lets it go on
             error = type(raised).__name__
         return Answer(statuses[0] if statuses else None, error)
@@ -67,7 +68,7 @@ def asker(app: FastAPI, workload: Workload) -> Ask:
     return ask
 
 
-def _request(workload: Workload) -> tuple[dict[str, Any], Callable[[], Awaitable[dict[str, Any]]]]:
+def _request(workload: Workload) -> tuple[dict[str, Any], dict[str, Any]]:
     fixed: dict[str, Any] = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -87,9 +88,18 @@ def _request(workload: Workload) -> tuple[dict[str, Any], Callable[[], Awaitable
         "client": ("127.0.0.1", 40000),
         "server": ("127.0.0.1", 8000),
     }
-    request = {"type": "http.request", "body": workload.body, "more_body": False}
+    return fixed, {"type": "http.request", "body": workload.body, "more_body": False}
+
+
+def _receiver(body: dict[str, Any]) -> Callable[[], Awaitable[dict[str, Any]]]:
+    """Return what a server gives its app: the body, and nothing more while the client stays."""
+    given = False
 
     async def receive() -> dict[str, Any]:
-        return request
+        nonlocal given
+        if given:  # some ask again and again whether the client has left
+            await asyncio.get_running_loop().create_future()
+        given = True
+        return body
 
-    return fixed, receive
+    return receive

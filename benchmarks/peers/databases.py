@@ -9,13 +9,14 @@ from pathlib import Path
 
 from sqlalchemy import Engine, create_engine, insert, select, text
 from sqlalchemy.engine import make_url
+from targets import TESTS
 
 from models import Base, Counter, Hero, Team
-from targets import TESTS
 
 NAMES = ("sqlite", "postgresql", "mariadb")
 HEROES = 1000
 TEAMS = 10
+_DATABASE = "fastdb_benchmark"
 _MAX_CONNECTIONS = 1000  # all candidates keep theirs open at the same time
 _SYNC_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 
@@ -70,17 +71,14 @@ def _postgresql() -> Iterator[str]:
     _use_tests()
     import psycopg
 
-    from databases import new_postgresql_database
     from servers import PostgreSQL
 
     # Without TLS: its cost is the same for all, and it would only blur the differences.
     settings = {"max_connections": str(_MAX_CONNECTIONS)}
-    with (
-        PostgreSQL(tls=False, settings=settings) as server,
-        psycopg.connect(server.url(user="admin"), autocommit=True) as admin,
-        new_postgresql_database(admin, owner="fastdb", may_stay_connected=True) as name,
-    ):
-        yield server.url(name).replace("://", "+asyncpg://", 1)
+    with PostgreSQL(tls=False, settings=settings) as server:
+        with psycopg.connect(server.url(user="admin"), autocommit=True) as admin:
+            admin.execute(f"CREATE DATABASE {_DATABASE} OWNER fastdb")
+        yield server.url(_DATABASE).replace("://", "+asyncpg://", 1)
 
 
 @contextmanager
@@ -88,18 +86,15 @@ def _mariadb() -> Iterator[str]:
     _use_tests()
     import pymysql
 
-    from databases import new_mysql_database
     from servers import MariaDB
 
     settings = {"max-connections": str(_MAX_CONNECTIONS)}
-    with (
-        MariaDB(tls=False, settings=settings) as server,
-        pymysql.connect(
-            host="127.0.0.1", port=server.port, user="admin", password="admin", autocommit=True
-        ) as admin,
-        new_mysql_database(admin) as name,
-    ):
-        yield server.url(name).replace("://", "+aiomysql://", 1)
+    with MariaDB(tls=False, settings=settings) as server:
+        with pymysql.connect(
+            host="127.0.0.1", port=server.port, user="admin", password="admin"
+        ) as admin:
+            admin.cursor().execute(f"CREATE DATABASE {_DATABASE} CHARACTER SET utf8mb4")
+        yield server.url(_DATABASE).replace("://", "+aiomysql://", 1)
 
 
 def _use_tests() -> None:

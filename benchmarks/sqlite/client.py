@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from time import perf_counter
 
-from sqlite.load import Block
+from load import Block
 
 
 def main(_arguments: Sequence[str]) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import httpx
 from fastapi import FastAPI
+from load import Block, load
 
 from asgi import WrongAnswer, caller
 from sqlite.candidates import CANDIDATES
-from sqlite.load import Block, load
 from sqlite.models import counted, file_of, make_file
 from sqlite.results import Result, compare
 from sqlite.workloads import ANSWERS, INCREMENT, WORKLOADS, Load

@@ -19,13 +19,13 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
+from load import load
 from rich.console import Console
 from sqlalchemy import event, text
 
 from fastdb import Database, SQLiteOptions
 from fastdb.sqlite import accelerated
 from sqlite.big import ROWS, make_big_file
-from sqlite.load import load
 from sqlite.report import new_table, write_json
 
 _DEAR_EVERY = 50

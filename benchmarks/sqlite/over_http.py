@@ -11,9 +11,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx
+from load import Block
 
 from asgi import WrongAnswer
-from sqlite.load import Block
 from sqlite.models import file_of, make_file
 from sqlite.results import Result, compare
 from sqlite.workloads import Load

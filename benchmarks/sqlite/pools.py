@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from load import Block, load
 from rich.console import Console
 from workloads import INSERT, READ
 
 from asgi import Call, caller
 from fastdb import PoolOptions
 from sqlite.candidates import fastdb_session
-from sqlite.load import Block, load
 from sqlite.models import make_file
 from sqlite.report import new_table, write_json
 from sqlite.workloads import Load

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from load import Block
+
 from sqlite.candidates import BASELINE, FLOOR
-from sqlite.load import Block
 
 
 @dataclass(frozen=True, slots=True)

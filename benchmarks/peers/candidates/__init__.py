@@ -29,7 +29,7 @@ class Candidate:
         kind: `limit` is what no library can be faster than, or the way not to go.
         package: The distribution to install.
         databases: Those that it serves.
-        twice: Compared as it comes and tuned; else, only as it comes.
+        tunings: The values of `Place.tuned` that it is compared with.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Candidate:
     kind: Kind
     package: str
     databases: tuple[str, ...] = _ALL
-    twice: bool = False
+    tunings: tuple[bool, ...] = (False, True)
 
     @property
     def version(self) -> str | None:
@@ -53,9 +53,29 @@ class Candidate:
 
 
 _LISTED = (
-    Candidate("fastdb", "fastdb", "fastdb", "fastapi-fastdb", twice=True),
-    Candidate("fastdb, SessionDep", "fastdb_session", "fastdb", "fastapi-fastdb"),
-    Candidate("by hand", "by_hand", "by hand", "sqlalchemy", twice=True),
+    Candidate("fastdb", "fastdb", "fastdb", "fastapi-fastdb", tunings=(False,)),
+    Candidate("fastdb, SessionDep", "fastdb_session", "fastdb", "fastapi-fastdb", tunings=(False,)),
+    Candidate(
+        "fastdb on asyncmy", "fastdb_asyncmy", "fastdb", "asyncmy", ("mariadb",), tunings=(False,)
+    ),
+    Candidate("by hand", "by_hand", "by hand", "sqlalchemy"),
+    Candidate("FastSQLA", "fastsqla", "peer", "FastSQLA"),
+    Candidate(
+        "fastapi-async-sqlalchemy", "fastapi_async_sqlalchemy", "peer", "fastapi-async-sqlalchemy"
+    ),
+    Candidate(
+        "context-async-sqlalchemy", "context_async_sqlalchemy", "peer", "context-async-sqlalchemy"
+    ),
+    Candidate("advanced-alchemy", "advanced_alchemy", "peer", "advanced-alchemy"),
+    Candidate("fastapi-sqla", "fastapi_sqla", "peer", "fastapi-sqla"),
+    Candidate("no database", "no_database", "limit", "fastapi", tunings=(True,)),
+    Candidate("raw aiosqlite", "raw_aiosqlite", "limit", "aiosqlite", ("sqlite",), (True,)),
+    Candidate("raw asyncpg", "raw_asyncpg", "limit", "asyncpg", ("postgresql",), (True,)),
+    Candidate("raw psycopg", "raw_psycopg", "limit", "psycopg-pool", ("postgresql",), (True,)),
+    Candidate("raw aiomysql", "raw_aiomysql", "limit", "aiomysql", ("mariadb",), (True,)),
+    Candidate("raw asyncmy", "raw_asyncmy", "limit", "asyncmy", ("mariadb",), (True,)),
+    Candidate("sync inline", "sync_inline", "limit", "sqlalchemy", tunings=(True,)),
+    Candidate("sync in threads", "sync_threads", "limit", "sqlalchemy", tunings=(True,)),
 )
 
 CANDIDATES = {candidate.name: candidate for candidate in _LISTED}

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI
 from sqlalchemy import Row
@@ -22,8 +22,6 @@ def make_app(place: Place) -> FastAPI:
         async with session_local() as session:
             yield session
 
-    SessionDep = Annotated[AsyncSession, Depends(get_db)]  # noqa: N806
-
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
@@ -31,43 +29,45 @@ def make_app(place: Place) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan)
     app.state.engines = lambda: [engine]
+    _add_routes(app, Annotated[AsyncSession, Depends(get_db)])
+    return app
 
+
+def _add_routes(app: FastAPI, session_dep: Any) -> None:
     @app.get("/heroes/{hero_id}", response_model=HeroOut)
-    async def read_hero(hero_id: int, session: SessionDep) -> Hero:
+    async def read_hero(hero_id: int, session: session_dep) -> Hero:
         return await work.read_hero(session, hero_id)
 
     @app.get("/core/{hero_id}", response_model=HeroOut)
-    async def read_columns(hero_id: int, session: SessionDep) -> Row[tuple[int, str, int]]:
+    async def read_columns(hero_id: int, session: session_dep) -> Row[tuple[int, str, int]]:
         return await work.read_columns(session, hero_id)
 
     @app.get("/heroes", response_model=list[HeroWithTeam])
-    async def list_heroes(session: SessionDep) -> list[Hero]:
+    async def list_heroes(session: session_dep) -> list[Hero]:
         return await work.list_heroes(session)
 
     @app.post("/heroes", status_code=201, response_model=HeroOut)
-    async def create_hero(hero_in: HeroIn, session: SessionDep) -> Hero:
+    async def create_hero(hero_in: HeroIn, session: session_dep) -> Hero:
         hero = await work.add_hero(session, hero_in)
         await session.commit()
         return hero
 
     @app.post("/increment")
-    async def increment(session: SessionDep) -> dict[str, int]:
+    async def increment(session: session_dep) -> dict[str, int]:
         counter = await work.increment(session)
         await session.commit()
         return counter
 
     @app.post("/increment-locked")
-    async def increment_locked(session: SessionDep) -> dict[str, int]:
+    async def increment_locked(session: session_dep) -> dict[str, int]:
         counter = await work.increment(session, locked=True)
         await session.commit()
         return counter
 
     @app.get("/nothing")
-    async def nothing(session: SessionDep) -> None:
+    async def nothing(session: session_dep) -> None:
         pass
 
     @app.get("/sleep/{milliseconds}")
-    async def sleep(milliseconds: int, session: SessionDep) -> None:
+    async def sleep(milliseconds: int, session: session_dep) -> None:
         await work.sleep(session, milliseconds)
-
-    return app

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -21,6 +21,7 @@ class Block:
         answered: Requests answered within that time, rightly.
         all_answered: The same, with those answered later.
         failures: Requests answered wrongly or not at all.
+        errors: The types of their exceptions, and how often each came.
         latencies: In seconds, of all requests that were answered rightly.
         stall: For how long the event loop came to nothing else at most, in seconds; None where it
             is another process's.
@@ -30,6 +31,7 @@ class Block:
     answered: int = 0
     all_answered: int = 0
     failures: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
     latencies: list[float] = field(default_factory=list)
     stall: float | None = None
 
@@ -42,11 +44,18 @@ class Block:
         return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
-async def load(call: Call, *, clients: int, seconds: float) -> Block:
-    """Let `clients` call again and again for `seconds`; wait until the last has its answer."""
+async def load(call: Call, *, clients: int, seconds: float, watch_loop: bool = True) -> Block:
+    """Let `clients` call again and again for `seconds`; wait until the last has its answer.
+
+    Args:
+        call: Sends a request.
+        clients: How many send at the same time.
+        seconds: For how long.
+        watch_loop: Measure the stall of the event loop, which costs some of its time.
+    """
     block = Block(seconds)
     gc.collect()  # each block pays for its own garbage only
-    async with _heartbeat(block):
+    async with _heartbeat(block) if watch_loop else nullcontext():
         end = perf_counter() + seconds
         await asyncio.gather(*(_client(call, block, end) for _ in range(clients)))
     return block
@@ -58,8 +67,10 @@ async def _client(call: Call, block: Block, end: float) -> None:
             # A task for each request, as servers do it: without, an app that never waits would
             # let no other client have a turn.
             await asyncio.create_task(call())
-        except Exception:  # noqa: BLE001 - whatever it was, the request has failed
+        except Exception as error:  # noqa: BLE001 - whatever it was, the request has failed
             block.failures += 1
+            name = type(error).__name__
+            block.errors[name] = block.errors.get(name, 0) + 1
             continue
         now = perf_counter()
         block.answered += now < end
