@@ -101,8 +101,8 @@ def _smaller_pools(claim: Mapping[str, Any], rows: Sequence[Any]) -> Iterable[st
     for row in rows:
         if row is not _best(rows):
             yield (
-                f"With a pool of {row['pool']} it is {_total(row):.2f} s, since {_waves(claim, row)}"
-                f" take {_ideal(claim, row):.2f} s."
+                f"With a pool of {row['pool']} it is {_total(row):.2f} s, since"
+                f" {_waves(claim, row)} take {_ideal(claim, row):.2f} s."
             )
 
 
