@@ -22,7 +22,7 @@ _PATIENCE_SECONDS = 60.0
 _WITHOUT_QUERIES = ("no database", "sync inline")  # the latter stops the loop for 100 seconds
 
 _COLUMNS = (
-    "candidate", "answered 200", "other answers", "never answered", "last answer",
+    "candidate", "answered 200", "other answers", "never answered", "left", "last answer",
     "all within the limit", "connections not given back", "slots usable afterwards",
 )  # fmt: skip
 
@@ -60,7 +60,8 @@ def render(found: Mapping[str, Any]) -> str:
         f" be told so: the last answer is due after {limit:.0f} s. Afterwards nothing runs any"
         f" more: no connection may be missing from the pool, and {_POOL_SIZE} requests must be"
         " served at the same time. All candidates have the same pool; each runs in a process of"
-        " its own."
+        " its own. A client leaves by having its request cancelled, as timeouts and some servers"
+        " do it; uvicorn does not."
     ]
     for database, leaving in dict.fromkeys((r["database"], r["leaving"]) for r in found["rows"]):
         rows = [r for r in found["rows"] if (r["database"], r["leaving"]) == (database, leaving)]
@@ -90,7 +91,7 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     if "failed" in row:
-        return [row["candidate"], f"failed: {' '.join(row['failed'].split())}"] + [""] * 6
+        return [row["candidate"], f"failed: {' '.join(row['failed'].split())}"] + [""] * 7
     others = {status: n for status, n in row["statuses"].items() if status != "200"}
     unanswered = row["hung"] + row["no_answer"]
     in_time = not unanswered and row["last_answer"] <= row["pool_timeout"] + SLACK_SECONDS
@@ -100,6 +101,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         str(row["ok"]),
         ", ".join(f"{n} × {status}" for status, n in others.items()) or "none",  # noqa: RUF001
         str(unanswered),
+        str(row["left"]),
         "none" if row["last_answer"] is None else f"{row['last_answer']:.2f} s",
         "yes" if in_time else "**no**",
         "not counted" if lost is None else f"**{lost}**" if lost else "0",

@@ -35,14 +35,14 @@ class Big(Base):
 
 
 @asynccontextmanager
-async def _fastdb(path: Path) -> AsyncIterator[AsyncSession]:
-    async with Database(f"sqlite:///{path}") as db, db.read_session() as session:
+async def _fastdb(url: str) -> AsyncIterator[AsyncSession]:
+    async with Database(url) as db, db.read_session() as session:
         yield session
 
 
 @asynccontextmanager
-async def _by_hand(path: Path) -> AsyncIterator[AsyncSession]:
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+async def _by_hand(url: str) -> AsyncIterator[AsyncSession]:
+    engine = create_async_engine(url)
     async with AsyncSession(engine) as session:
         yield session
     await engine.dispose()
@@ -79,9 +79,9 @@ async def _all_at_once(session: AsyncSession) -> int:
     return len((await session.execute(_COLUMNS)).all())
 
 
-_Open = Callable[[Path], AbstractAsyncContextManager[AsyncSession]]
+_Open = Callable[[str], AbstractAsyncContextManager[AsyncSession]]
 _Read = Callable[[AsyncSession], Awaitable[int]]
-_CANDIDATES: dict[str, tuple[_Open, _Read]] = {
+CANDIDATES: dict[str, tuple[_Open, _Read]] = {
     "fastdb, rows": (_fastdb, _rows),
     "fastdb, rows of a table": (_fastdb, _core_rows),
     "fastdb, objects": (_fastdb, _objects),
@@ -117,7 +117,8 @@ def main(arguments: Sequence[str]) -> None:
     ):
         path = Path(directory) / "big.db"
         make_big_file(path)
-        results = list(processes.map(_measure, _CANDIDATES, [path] * len(_CANDIDATES)))
+        url = f"sqlite+aiosqlite:///{path}"
+        results = list(processes.map(measure, CANDIDATES, [url] * len(CANDIDATES)))
     table = new_table("a million rows", "candidate", "more memory, MB", "rows/s")
     for result in results:
         table.add_row(result.candidate, f"{result.more_mb:.1f}", f"{result.rows_per_second:.0f}")
@@ -125,13 +126,19 @@ def main(arguments: Sequence[str]) -> None:
     write_json(results, chosen.json)
 
 
-def _measure(name: str, path: Path) -> Result:
-    return asyncio.run(_measure_here(name, path))
+def measure(name: str, url: str) -> Result:
+    """Read all rows in this process.
+
+    Args:
+        name: In CANDIDATES.
+        url: Of a database with the table, with the name of an async driver.
+    """
+    return asyncio.run(_measure(name, url))
 
 
-async def _measure_here(name: str, path: Path) -> Result:
-    open_session, read = _CANDIDATES[name]
-    async with open_session(path) as session:
+async def _measure(name: str, url: str) -> Result:
+    open_session, read = CANDIDATES[name]
+    async with open_session(url) as session:
         before = resident_bytes()
         begun = perf_counter()
         rows = await read(session)
