@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 _BENCHMARKS = Path(__file__).parent.parent
-_LAST_LINES = 3
 
 
 def alone(function: str, arguments: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
@@ -33,7 +32,7 @@ def alone(function: str, arguments: Mapping[str, Any], *, seconds: float) -> dic
     except subprocess.TimeoutExpired:
         return {"failed": f"not done after {seconds:.0f} s"}
     if done.returncode:
-        return {"failed": "\n".join(done.stderr.strip().splitlines()[-_LAST_LINES:])}
+        return {"failed": (done.stderr.strip().splitlines() or ["no message"])[-1]}
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 

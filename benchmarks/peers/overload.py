@@ -91,7 +91,7 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     if "failed" in row:
-        return [row["candidate"], f"failed: {' '.join(row['failed'].split())}"] + [""] * 7
+        return [row["candidate"], f"failed: {row['failed']}"] + [""] * 7
     others = {status: n for status, n in row["statuses"].items() if status != "200"}
     unanswered = row["hung"] + row["no_answer"]
     in_time = not unanswered and row["last_answer"] <= row["pool_timeout"] + SLACK_SECONDS
