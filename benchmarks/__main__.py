@@ -1,6 +1,7 @@
 """Measure fastdb against the session dependency that one writes by hand.
 
-`python benchmarks sqlite` goes further for SQLite, with many clients at once: see `sqlite/`.
+`python benchmarks peers` compares with other libraries too, see `peers/`; `quick` is its short
+form. `python benchmarks sqlite` goes further for SQLite, with many clients at once: see `sqlite/`.
 See README.md beside this file for how to run them and how to read what they say.
 """
 
@@ -23,11 +24,23 @@ from workloads import WORKLOADS, Workload
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["sqlite"]:
+    command, arguments = sys.argv[1:2], sys.argv[2:]
+    if command == ["sqlite"]:
         from sqlite.commands import run
 
-        run(sys.argv[2:])
-        return
+        return run(arguments)
+    if command == ["peers"]:
+        from peers.commands import run
+
+        return run(arguments)
+    if command == ["quick"]:
+        from quick import run
+
+        return run(arguments)
+    return _compare_with_by_hand()
+
+
+def _compare_with_by_hand() -> None:
     arguments = _parser().parse_args()
     console = Console(width=130)
     workloads = [w for w in WORKLOADS if w.name in arguments.workload]

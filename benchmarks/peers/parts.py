@@ -6,6 +6,9 @@
     def run(options: Options) -> dict[str, Any]: ...     # becomes docs/benchmarks/overload.json
     def render(found: Mapping[str, Any]) -> str: ...     # Markdown below the title, from the JSON
     def charts(found: Mapping[str, Any]) -> list[Chart]: ...    # may be absent
+    def goals(found: Mapping[str, Any]) -> list[Goal]: ...      # may be absent
+
+`charts` and `render` are for a page of the part's own, `goals` for the first page.
 
 `run` returns what JSON can hold. The runner adds under "run" what every part says: the machine,
 the versions, the command and the date. `render` gets the whole, as read from the file, so that a
@@ -55,6 +58,23 @@ class Chart:
     groups: list[str]
     bars: dict[str, list[float | None]]
     spreads: dict[str, list[tuple[float, float] | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A target of the project, and what was measured.
+
+    Attributes:
+        what: What is to be so, such as `SQLite, read@1: throughput ÷ by hand`.
+        wanted: Such as `≥ 2.5`.
+        measured: The figure with its spread.
+        met: None where it was not measured.
+    """
+
+    what: str
+    wanted: str
+    measured: str
+    met: bool | None
 
 
 class Part(Protocol):

@@ -53,7 +53,7 @@ class Candidate:
 
 
 _LISTED = (
-    Candidate("fastdb", "fastdb", "fastdb", "fastapi-fastdb", tunings=(False,)),
+    Candidate("fastdb", "fastdb", "fastdb", "fastapi-fastdb"),
     Candidate("fastdb, SessionDep", "fastdb_session", "fastdb", "fastapi-fastdb", tunings=(False,)),
     Candidate(
         "fastdb on asyncmy", "fastdb_asyncmy", "fastdb", "asyncmy", ("mariadb",), tunings=(False,)
