@@ -10,6 +10,7 @@
 Only Pythons that this machine has are used; one that is missing is named at the start.
 """
 
+import json
 import os
 import re
 import shutil
@@ -187,9 +188,22 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(python=MAIN)
 def bench(session: nox.Session) -> None:
-    """Measure the speed, as ratios to plain SQLAlchemy."""
+    """Compare the speed with other libraries; `nox -s bench -- sqlite` and more: see its README."""
     install(session, "test", "bench", extras="all")
-    session.run("python", "benchmarks", *session.posargs)
+    told = try_peers(session, "fastapi-sqla")
+    session.run(
+        "python",
+        "benchmarks",
+        *(session.posargs or ["peers"]),
+        env={"FASTDB_BENCHMARK_NOT_INSTALLED": str(told)},
+    )
+
+
+@nox.session(name="bench-quick", python=MAIN)
+def bench_quick(session: nox.Session) -> None:
+    """Compare with plain SQLAlchemy and with the run on record; fail where fastdb is slower."""
+    install(session, "test", extras="all")
+    session.run("python", "benchmarks", "quick", *session.posargs)
 
 
 def install(session: nox.Session, *requirements: str, extras: str) -> None:
@@ -199,6 +213,34 @@ def install(session: nox.Session, *requirements: str, extras: str) -> None:
         entry for name in requirements for entry in (group(name) if name in groups else [name])
     ]
     session.install(f".[{extras}]", *wanted)
+
+
+def try_peers(session: nox.Session, *packages: str) -> Path:
+    """Install what may not fit the others; return the file with what the installer said if not."""
+    installer = ("uv", "pip") if session.venv_backend == "uv" else ("python", "-m", "pip")
+    show = "from importlib.metadata import version; print(version('{}'))"
+    pins = [
+        f"{name}=={str(session.run('python', '-c', show.format(name), silent=True)).strip()}"
+        for name in ("fastapi", "sqlalchemy")
+    ]
+    told = {}
+    for package in packages:
+        said = session.run(
+            *installer, "install", package, *pins,
+            success_codes=[0, 1], silent=True, external=True,
+        )  # fmt: skip
+        if reason := conflict(str(said)):
+            told[package] = reason
+    path = Path(session.create_tmp()) / "not-installed.json"
+    path.write_text(json.dumps(told))
+    return path
+
+
+def conflict(said: str) -> str:
+    """Return the line in which pip or uv says what does not fit; empty where all is well."""
+    lines = [line.strip(" \t╰─▶│×") for line in said.splitlines()]
+    found = [line for line in lines if "depends on" in line or "conflict" in line.lower()]
+    return " ".join(found)
 
 
 def pytest_arguments(session: nox.Session) -> list[str]:
