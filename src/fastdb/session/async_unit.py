@@ -7,6 +7,8 @@ from sqlalchemy.orm import Session
 
 from fastdb.completion import run_to_completion
 from fastdb.errors import ConfigurationError
+from fastdb.greenlets import GreenletCall
+from fastdb.session.calls import quick_calls
 from fastdb.session.unit import UnitSession, unit_session_class
 
 
@@ -72,18 +74,21 @@ class AsyncUnitSession(AsyncSession):
         await self._commit(and_end=True)
 
     async def _commit(self, *, and_end: bool) -> None:
-        if self.sync_session.holds_changes():
+        unit = self.sync_session
+        if unit.holds_changes():
             # In the caller's own task: a cancellation here comes before COMMIT and rolls back,
             # and SQLite's write lock is asked for in the name of the one who wants it.
             await self.flush()
+        commit = GreenletCall(unit.commit_only)
+        if commit.has_ended and not unit.callbacks.are_due():
+            await self._tell(commit, and_end=and_end)
+            return
         await run_to_completion(
-            self._commit_and_tell(and_end=and_end),
-            seconds=self.close_seconds,
-            give_up=self.sync_session.cut,
+            self._tell(commit, and_end=and_end), seconds=self.close_seconds, give_up=unit.cut
         )
 
-    async def _commit_and_tell(self, *, and_end: bool) -> None:
-        await self.run_sync(_commit_only)
+    async def _tell(self, commit: GreenletCall[None], *, and_end: bool) -> None:
+        await commit.end()
         if and_end:
             # Nothing is checked out after a COMMIT: this is a matter of memory.
             self.sync_session.end()
@@ -130,10 +135,7 @@ def async_unit_session_class(
         # Another __init__ may set what an app reads or has set before the first statement.
         "is_lazy": session_class.__init__ is AsyncSession.__init__,
         "sync_session_class": unit_session_class(sync_class, UnitSession),
+        **quick_calls(session_class),
     }
     made = type(session_class.__name__, (AsyncUnitSession, session_class), attributes)
     return cast("type[AsyncUnitSession]", made)
-
-
-def _commit_only(session: Session) -> None:
-    cast("UnitSession", session).commit_only()

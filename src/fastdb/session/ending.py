@@ -1,11 +1,9 @@
 """The three ends of a session: it has succeeded, it has only read, it has failed."""
 
 import logging
-from typing import cast
-
-from sqlalchemy.orm import Session
 
 from fastdb.completion import run_within
+from fastdb.greenlets import GreenletCall
 from fastdb.session.async_unit import AsyncUnitSession
 from fastdb.session.unit import UnitSession
 
@@ -52,7 +50,11 @@ async def abandon(session: AsyncUnitSession) -> None:
         await unit.callbacks.run_async()  # an earlier COMMIT stays, whatever came after it
         return
     try:
-        await run_within(session.run_sync(_end), seconds=session.close_seconds, give_up=unit.cut)
+        end = GreenletCall(unit.end)
+        if end.has_ended:
+            await end.end()
+        else:
+            await run_within(end.end(), seconds=session.close_seconds, give_up=unit.cut)
     except Exception:
         logger.warning("A session could not be rolled back cleanly", exc_info=True)
     await unit.callbacks.run_async()
@@ -84,7 +86,3 @@ def abandon_sync(session: UnitSession) -> None:
     except Exception:
         logger.warning("A session could not be rolled back cleanly", exc_info=True)
     session.callbacks.run()
-
-
-def _end(session: Session) -> None:
-    cast("UnitSession", session).end()
