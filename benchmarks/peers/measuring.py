@@ -52,7 +52,7 @@ def measure(
             },
             "not_given_back": rounds.checked_out(),
             "missing": missing,
-            "lost": lost | rounds.lost,
+            "lost": lost | rounds.lost | rounds.left_out,
         }
 
 

@@ -4,6 +4,7 @@ A machine is never as quick as it was a second ago. What counts is therefore the
 turns of the same round.
 """
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from random import Random
@@ -16,6 +17,7 @@ from peers.workloads import Load
 Turn = Callable[[Worker, Load, float], Trial]
 
 _WARM_UP_SECONDS = 0.1
+_PATIENCE_SECONDS = 15
 COUNTING = frozenset({"increment", "locked"})
 
 
@@ -38,22 +40,38 @@ class Rounds:
         self._take = take or Worker.load
         self._chance = Random(0)
         self.lost: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
 
     def of(self, load: Load) -> dict[str, list[Trial]]:
         """Return the trials of a load by the variant's name, one for each round."""
-        for worker in list(self._workers):
-            self._turn(worker, load, min(_WARM_UP_SECONDS, self._seconds))
-        trials: dict[str, list[Trial]] = {worker.variant.name: [] for worker in self._workers}
+        patient = [worker for worker in list(self._workers) if self._warm_up(worker, load)]
+        trials: dict[str, list[Trial]] = {worker.variant.name: [] for worker in patient}
         for _ in range(self._rounds):
-            for worker in self._chance.sample(self._workers, len(self._workers)):
+            for worker in self._chance.sample(patient, len(patient)):
+                if worker not in self._workers:
+                    continue
                 trial = self._turn(worker, load, self._seconds)
                 if trial is not None:
                     trials[worker.variant.name].append(trial)
-        return {name: found for name, found in trials.items() if name not in self.lost}
+        return {name: found for name, found in trials.items() if len(found) == self._rounds}
 
     def checked_out(self) -> dict[str, int | None]:
         """Return the connections that each has not given back."""
         return {worker.variant.name: worker.checked_out() for worker in self._workers}
+
+    def _warm_up(self, worker: Worker, load: Load) -> bool:
+        """Fill pools and caches; return whether the candidate is to take part under this load."""
+        seconds = min(_WARM_UP_SECONDS, self._seconds)
+        begun = time.monotonic()
+        trial = self._turn(worker, load, seconds)
+        took = time.monotonic() - begun
+        if trial is not None and took > _PATIENCE_SECONDS:
+            self.left_out[f"{worker.variant.name}, {load}"] = (
+                f"{trial.answered} requests of {seconds:g} s were answered and {trial.failures}"
+                f" failed, which took {took:.0f} s"
+            )
+            return False
+        return trial is not None
 
     def _turn(self, worker: Worker, load: Load, seconds: float) -> Trial | None:
         counting = load.workload in COUNTING and worker.variant.candidate != "no database"
@@ -63,6 +81,7 @@ class Rounds:
         except WorkerLost as error:
             self.lost[worker.variant.name] = f"{load}: {error}"
             self._workers.remove(worker)
+            worker.close()
             return None
         if not counting:
             return trial

@@ -84,7 +84,7 @@ def _failures(candidates: Mapping[str, Any]) -> str:
 def notes(measured: Mapping[str, Any]) -> str:
     """Return who is not in the tables, and the connections that were not given back."""
     told = [f"Not compared: {name} ({why})." for name, why in measured["missing"].items()]
-    told += [f"Lost on the way: {name} ({why})." for name, why in measured["lost"].items()]
+    told += [f"Left out: {name} ({why})." for name, why in measured["lost"].items()]
     kept = {name: n for name, n in measured["not_given_back"].items() if n is not None}
     leaked = ", ".join(f"{name}: **{n}**" for name, n in kept.items() if n)
     told.append(

@@ -30,7 +30,8 @@ class Variant:
         return CANDIDATES[self.candidate].kind
 
     def place(self, url: str) -> Place:
-        return Place(url, tuned=self.tuned)
+        pool_size = CANDIDATES[self.candidate].pool_size
+        return Place(url, self.tuned, pool_size) if pool_size else Place(url, self.tuned)
 
 
 def variants(

@@ -9,11 +9,13 @@ import asyncio
 import gc
 import json
 import logging
+import os
 import socket
 import time
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -73,7 +75,8 @@ class Trial:
 def main(connection: Connection, candidate: str, place: Place) -> None:
     """Open the candidate's app, check it, and do what the parent asks for until it closes."""
     logging.disable(logging.CRITICAL)  # a failure is counted, not told
-    asyncio.run(_obey(connection, candidate, place))
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):  # structlog prints
+        asyncio.run(_obey(connection, candidate, place))
 
 
 async def _obey(connection: Connection, candidate: str, place: Place) -> None:

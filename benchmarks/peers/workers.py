@@ -14,7 +14,7 @@ from peers.worker import Trial
 from peers.workloads import Load
 
 _OPEN_SECONDS = 60
-_ANSWER_SECONDS = 180  # thirty to wait for a connection, and more for those who wait in a row
+_ANSWER_SECONDS = 90  # three times the longest that a pool lets wait
 _END_SECONDS = 10
 
 
@@ -64,6 +64,9 @@ class Worker:
         return found
 
     def close(self) -> None:
+        """End the process, in good order if it can; a second time does nothing."""
+        if self._connection.closed:
+            return
         with contextlib.suppress(OSError):
             self._connection.send(None)
         self._process.join(_END_SECONDS)

@@ -30,6 +30,7 @@ class Candidate:
         package: The distribution to install.
         databases: Those that it serves.
         tunings: The values of `Place.tuned` that it is compared with.
+        pool_size: What it needs in place of the pool that all share, if anything.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Candidate:
     package: str
     databases: tuple[str, ...] = _ALL
     tunings: tuple[bool, ...] = (False, True)
+    pool_size: int | None = None
 
     @property
     def version(self) -> str | None:
@@ -75,7 +77,16 @@ _LISTED = (
     Candidate("raw aiomysql", "raw_aiomysql", "limit", "aiomysql", ("mariadb",), (True,)),
     Candidate("raw asyncmy", "raw_asyncmy", "limit", "asyncmy", ("mariadb",), (True,)),
     Candidate("sync inline", "sync_inline", "limit", "sqlalchemy", tunings=(True,)),
-    Candidate("sync in threads", "sync_threads", "limit", "sqlalchemy", tunings=(True,)),
+    Candidate(
+        "sync in threads",
+        "sync_threads",
+        "limit",
+        "sqlalchemy",
+        tunings=(True,),
+        # A connection for every client: between the threads in which a request runs it keeps its
+        # connection, and threads that wait for one keep out those that would give it back.
+        pool_size=260,
+    ),
 )
 
 CANDIDATES = {candidate.name: candidate for candidate in _LISTED}

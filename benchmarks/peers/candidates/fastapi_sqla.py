@@ -16,11 +16,13 @@ from peers.routes import add_routes
 
 def make_app(place: Place) -> FastAPI:
     """Return the app: one at a time in a process, since the environment is its configuration."""
+    for name in [name for name in os.environ if name.startswith("sqlalchemy_")]:
+        del os.environ[name]  # of the app before
     os.environ["sqlalchemy_url"] = place.url  # noqa: SIM112 - its documentation writes it so
     options = engine_options(place)
     listeners = options.pop("pool_events", [])
     for name, value in options.items():
-        os.environ[f"sqlalchemy_{name}"] = str(value)
+        os.environ[f"sqlalchemy_{name}"] = f"{value:.0f}"
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
