@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any
 
 from load import load
-from memory import highest_bytes
+from memory import highest_bytes, resident_bytes
 from workloads import Workload
 
 from asgi import asker, caller
@@ -56,9 +56,10 @@ async def _measure(trial: Trial) -> dict[str, Any]:
         "claim", "claim", "", trial.path, trial.method, trial.body.encode(), trial.status
     )
     async with app.router.lifespan_context(app):
+        idle = resident_bytes() / 1e6
         measured = _bursts if trial.bursts else _again_and_again
         found = await measured(app, request, trial)
-    return {**found, "mb": highest_bytes() / 1e6}
+    return {**found, "mb_idle": idle, "mb": highest_bytes() / 1e6}
 
 
 async def _bursts(app: Any, request: Workload, trial: Trial) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What grows: latency and memory with the number of clients, memory with rows and with requests."""
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,11 +9,13 @@ from sqlalchemy import text
 from sqlite.big import ROWS
 
 from peers.alone import alone
-from peers.candidates import BASELINE, CANDIDATES
+from peers.candidates import BASELINE
 from peers.engines import make_sync_engine
 from peers.growth_trial import Trial
-from peers.parts import Options
+from peers.parts import Chart, Options
 from peers.places import Place
+from peers.tables import TITLES, table
+from peers.variants import variants
 
 NAME = "growth"
 TITLE = "Growth"
@@ -62,15 +64,15 @@ def render(found: Mapping[str, Any]) -> str:
         f" process had until then. Ratios are to *{BASELINE}*.",
     ]
     for database, rows in levels.items():
-        parts += [f"### Clients, {database}", _levels(rows)]
+        parts += [f"## Clients, {TITLES[database]}", _levels(rows)]
     parts.append(
         f"After 1,000 requests to warm up, {_CHURN:,} more, of which one in ten writes. Memory is"
         f" flat where it has changed by no more than {_FLAT_MB:.0f} MB."
     )
     for database, rows in churn.items():
-        parts += [f"### Churn, {database}", _churn(rows)]
+        parts += [f"## Churn, {TITLES[database]}", _churn(rows)]
     parts += [
-        f"### {ROWS:,} rows streamed",
+        f"## {ROWS:,} rows streamed",
         "`session.stream()` with `yield_per=1000`; the memory is what the process needed more at"
         " most than before.",
         _stream_table(found["streams"]),
@@ -80,22 +82,35 @@ def render(found: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def charts(found: Mapping[str, Any]) -> list[Chart]:
+    drawn = []
+    for database in dict.fromkeys(row["database"] for row in found["load"]):
+        mine = [r for r in found["load"] if r["database"] == database and "levels" in r]
+        base = next((row["levels"] for row in mine if row["candidate"] == BASELINE), [])
+        bars: dict[str, list[float | None]] = {
+            row["candidate"]: [
+                level["p50_ms"] / by_hand["p50_ms"]
+                for level, by_hand in zip(row["levels"], base, strict=False)
+            ]
+            for row in mine
+        }
+        title = f"{TITLES[database]}: the median read by key, as clients become more"
+        groups = [f"{level['clients']} at once" for level in base]
+        drawn.append(Chart(f"growth-{database}", title, f"p50 ÷ {BASELINE}", groups, bars))
+    return drawn
+
+
 def _load(options: Options, database: str, chance: random.Random) -> Iterable[dict[str, Any]]:
-    serving = [name for name in options.candidates if _serves(name, database)]
+    # What the limits need is not for anybody to choose.
+    found, _ = variants(database, options.candidates, limits=False)
+    serving = list(dict.fromkeys(variant.candidate for variant in found))
     rows = []
     for name in chance.sample(serving, len(serving)):
         url = options.databases.new_url(database)
         trial = Trial(name, url, _CLIENTS, min(0.5, options.seconds), _CHURN)
-        found = alone("peers.growth_trial:measure", asdict(trial), seconds=_PATIENCE_SECONDS)
-        rows.append({"database": database, "candidate": name, **found})
+        measured = alone("peers.growth_trial:measure", asdict(trial), seconds=_PATIENCE_SECONDS)
+        rows.append({"database": database, "candidate": name, **measured})
     return sorted(rows, key=lambda row: serving.index(row["candidate"]))
-
-
-def _serves(name: str, database: str) -> bool:
-    candidate = CANDIDATES[name]
-    if candidate.kind == "limit":  # what they need is not for anybody to choose
-        return False
-    return candidate.version is not None and database in candidate.databases
 
 
 def _streams(options: Options, database: str, chance: random.Random) -> Iterable[dict[str, Any]]:
@@ -140,7 +155,10 @@ def _levels(rows: Sequence[Mapping[str, Any]]) -> str:
             f" {level['mb']:.0f} MB{failed}"
         )
 
-    return _table(headings, rows, lambda row: [cell(level) for level in row["levels"]])
+    return table(
+        ("candidate", *headings),
+        ([row["candidate"], *map(cell, row["levels"])] for row in rows),
+    )
 
 
 def _churn(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -148,6 +166,7 @@ def _churn(rows: Sequence[Mapping[str, Any]]) -> str:
         churn = row["churn"]
         more = churn["after_mb"] - churn["before_mb"]
         return [
+            row["candidate"],
             f"{churn['before_mb']:.1f} MB",
             f"{churn['after_mb']:.1f} MB",
             f"{more:+.1f} MB",
@@ -155,29 +174,22 @@ def _churn(rows: Sequence[Mapping[str, Any]]) -> str:
             str(churn["failures"]),
         ]
 
-    return _table(("before", "after", "change", "flat", "failed"), rows, cells)
+    headings = ("candidate", "before", "after", "change", "flat", "failed")
+    return table(headings, map(cells, rows))
 
 
 def _stream_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    measured = [row for row in rows if "rows" in row]
-    return _table(
-        ("database", "rows read", "more memory", "rows per second"),
-        measured,
-        lambda row: [
-            row["database"],
-            f"{row['rows']:,}",
-            f"{row['more_mb']:.1f} MB",
-            f"{row['rows_per_second']:,.0f}",
-        ],
+    return table(
+        ("candidate", "database", "rows read", "more memory", "rows per second"),
+        (
+            (
+                row["candidate"],
+                TITLES[row["database"]],
+                f"{row['rows']:,}",
+                f"{row['more_mb']:.1f} MB",
+                f"{row['rows_per_second']:,.0f}",
+            )
+            for row in rows
+            if "rows" in row
+        ),
     )
-
-
-def _table(
-    headings: Iterable[str],
-    rows: Sequence[Mapping[str, Any]],
-    cells: Callable[[Mapping[str, Any]], list[str]],
-) -> str:
-    headings = ["candidate", *headings]
-    lines = [headings, ["---"] * len(headings)]
-    lines += [[row["candidate"], *cells(row)] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,14 +1,15 @@
 """Overload: a thousand requests at once, each with a slow query, on a pool of ten."""
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from peers.alone import alone
-from peers.candidates import CANDIDATES
 from peers.overload_trial import SLACK_SECONDS, Trial
-from peers.parts import Options
+from peers.parts import Goal, Options
+from peers.tables import TITLES, table
+from peers.variants import variants
 
 NAME = "overload"
 TITLE = "Overload"
@@ -29,9 +30,13 @@ _COLUMNS = (
 
 def run(options: Options) -> dict[str, Any]:
     chance = random.Random(0)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    missing: dict[str, str] = {}
     for database in options.databases.names:
-        serving = list(_serving(options.candidates, database))
+        found, not_there = variants(database, options.candidates)
+        missing |= not_there
+        serving = list(dict.fromkeys(variant.candidate for variant in found))
+        serving = [name for name in serving if name not in _WITHOUT_QUERIES]
         # Clients that leave are tried on one database: what they meet is the session, not it.
         for leaving in (0.0, _LEAVING) if database == _where_clients_leave(options) else (0.0,):
             for name in chance.sample(serving, len(serving)):
@@ -44,12 +49,9 @@ def run(options: Options) -> dict[str, Any]:
                     pool_size=_POOL_SIZE,
                     pool_timeout=_POOL_TIMEOUT,
                 )
-                found = alone(
-                    "peers.overload_trial:measure", asdict(trial), seconds=_PATIENCE_SECONDS
-                )
-                rows.append({**asdict(trial), "database": database, **found})
-    order = list(options.candidates)
-    return {"rows": sorted(rows, key=lambda row: order.index(row["candidate"]))}
+                rows.append({"database": database, **asdict(trial), **_measure(trial)})
+            rows.sort(key=lambda row: serving.index(row["candidate"]))
+    return {"rows": rows, "missing": missing}
 
 
 def render(found: Mapping[str, Any]) -> str:
@@ -65,18 +67,28 @@ def render(found: Mapping[str, Any]) -> str:
     ]
     for database, leaving in dict.fromkeys((r["database"], r["leaving"]) for r in found["rows"]):
         rows = [r for r in found["rows"] if (r["database"], r["leaving"]) == (database, leaving)]
-        title = f"### {database}"
+        title = f"## {TITLES[database]}"
         if leaving:
             title += f", where {leaving:.0%} of the clients leave before they are answered"
-        parts += [title, _table(rows)]
+        parts += [title, table(_COLUMNS, map(_cells, rows))]
+    parts += [f"Not tried: {name} ({why})." for name, why in found["missing"].items()]
     return "\n\n".join(parts)
 
 
-def _serving(names: Iterable[str], database: str) -> Iterable[str]:
-    for name in names:
-        candidate = CANDIDATES[name]
-        if candidate.version and database in candidate.databases and name not in _WITHOUT_QUERIES:
-            yield name
+def goals(found: Mapping[str, Any]) -> list[Goal]:
+    return [_goal(row) for row in found["rows"] if row["candidate"] == "fastdb"]
+
+
+def _goal(row: Mapping[str, Any]) -> Goal:
+    leaving = f", {row['leaving']:.0%} of the clients leave" if row["leaving"] else ""
+    wanted = f"each in {row['pool_timeout'] + SLACK_SECONDS:.0f} s, no connection lost"
+    what = f"{TITLES[row['database']]}, {row['requests']:,} requests at once{leaving}"
+    if "failed" in row:
+        return Goal(what, wanted, row["failed"], met=False)
+    unanswered = row["hung"] + row["no_answer"]
+    lost = max(row["slots_lost"], row["pool_size"] - row["slots_usable"])
+    measured = f"the last in {row['last_answer']:.2f} s, {unanswered} never, {lost} lost"
+    return Goal(what, wanted, measured, met=_all_in_time(row) and not lost)
 
 
 def _where_clients_leave(options: Options) -> str:
@@ -84,9 +96,14 @@ def _where_clients_leave(options: Options) -> str:
     return "postgresql" if "postgresql" in names else names[0]
 
 
-def _table(rows: Iterable[Mapping[str, Any]]) -> str:
-    lines = [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(_cells(row))} |" for row in rows)])
+def _measure(trial: Trial) -> dict[str, Any]:
+    return alone("peers.overload_trial:measure", asdict(trial), seconds=_PATIENCE_SECONDS)
+
+
+def _all_in_time(row: Mapping[str, Any]) -> bool:
+    if "failed" in row or row["hung"] or row["no_answer"] or row["last_answer"] is None:
+        return False
+    return bool(row["last_answer"] <= row["pool_timeout"] + SLACK_SECONDS)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -94,7 +111,6 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         return [row["candidate"], f"failed: {row['failed']}"] + [""] * 7
     others = {status: n for status, n in row["statuses"].items() if status != "200"}
     unanswered = row["hung"] + row["no_answer"]
-    in_time = not unanswered and row["last_answer"] <= row["pool_timeout"] + SLACK_SECONDS
     lost = row["slots_lost"]
     return [
         row["candidate"],
@@ -103,7 +119,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         str(unanswered),
         str(row["left"]),
         "none" if row["last_answer"] is None else f"{row['last_answer']:.2f} s",
-        "yes" if in_time else "**no**",
+        "yes" if _all_in_time(row) else "**no**",
         "not counted" if lost is None else f"**{lost}**" if lost else "0",
         f"{row['slots_usable']} of {row['pool_size']}",
     ]

@@ -13,6 +13,8 @@ from results import Spread
 from peers.alone import alone
 from peers.candidates import BASELINE, CANDIDATES
 from peers.parts import Options
+from peers.tables import TITLES, table
+from peers.variants import variants
 
 NAME = "startup"
 TITLE = "Start-up"
@@ -65,7 +67,7 @@ def render(found: Mapping[str, Any]) -> str:
     answers = [
         [
             row["candidate"],
-            row["database"],
+            TITLES[row["database"]],
             row.get("failed") or f"{Spread.of(row['ratios'])}",
             f"{median(row['seconds']):.2f} s" if row["seconds"] else "",
         ]
@@ -75,10 +77,10 @@ def render(found: Mapping[str, Any]) -> str:
         [
             "What an import takes in a new process that has imported fastapi and"
             " sqlalchemy.ext.asyncio already, as a ratio to what those two take.",
-            _table(("package", "÷ fastapi and sqlalchemy", "time"), imports),
+            table(("package", "÷ fastapi and sqlalchemy", "time"), imports),
             "From the start of the process until the first read by key is answered: Python, the"
             " imports, the app's start and the first connection.",
-            _table(("candidate", "database", f"÷ {BASELINE}", "time"), answers),
+            table(("candidate", "database", f"÷ {BASELINE}", "time"), answers),
             "Each in a new process, in turns and in random order; medians, and in brackets the"
             " middle half of the rounds.",
         ]
@@ -124,11 +126,8 @@ def _is_installed(package: str) -> bool:
 def _first_answers(
     options: Options, database: str, rounds: int, chance: random.Random
 ) -> list[dict[str, Any]]:
-    names = [
-        name
-        for name in options.candidates
-        if CANDIDATES[name].version and database in CANDIDATES[name].databases
-    ]
+    serving, _ = variants(database, options.candidates)
+    names = list(dict.fromkeys(variant.candidate for variant in serving))
     urls = {name: options.databases.new_url(database) for name in names}
     failed: dict[str, str] = {}
 
@@ -168,8 +167,3 @@ def _in_turns(
         for name in chance.sample(names, len(names)):
             found[name].append(measure(name))
     return found
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
