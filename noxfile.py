@@ -216,7 +216,10 @@ def install(session: nox.Session, *requirements: str, extras: str) -> None:
 
 
 def try_peers(session: nox.Session, *packages: str) -> Path:
-    """Install what may not fit the others; return the file with what the installer said if not."""
+    """Install the newest version of what may not fit the others; return the file that says why not.
+
+    It must not change the others, which are to be today's.
+    """
     installer = ("uv", "pip") if session.venv_backend == "uv" else ("python", "-m", "pip")
     show = "from importlib.metadata import version; print(version('{}'))"
     pins = [
@@ -225,22 +228,15 @@ def try_peers(session: nox.Session, *packages: str) -> Path:
     ]
     told = {}
     for package in packages:
-        said = session.run(
-            *installer, "install", package, *pins,
-            success_codes=[0, 1], silent=True, external=True,
-        )  # fmt: skip
-        if reason := conflict(str(said)):
-            told[package] = reason
+        command = [*installer, "install", package, *pins]
+        said = str(session.run(*command, success_codes=[0, 1], silent=True, external=True))
+        # What pip and uv say where two requirements exclude each other.
+        lines = [line.strip() for line in said.splitlines() if "conflict" in line]
+        if lines:
+            told[package] = " ".join(lines)
     path = Path(session.create_tmp()) / "not-installed.json"
     path.write_text(json.dumps(told))
     return path
-
-
-def conflict(said: str) -> str:
-    """Return the line in which pip or uv says what does not fit; empty where all is well."""
-    lines = [line.strip(" \t╰─▶│×") for line in said.splitlines()]
-    found = [line for line in lines if "depends on" in line or "conflict" in line.lower()]
-    return " ".join(found)
 
 
 def pytest_arguments(session: nox.Session) -> list[str]:

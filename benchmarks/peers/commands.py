@@ -65,7 +65,7 @@ def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--database", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--candidate", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.2, help="of one turn, default 0.2")
+    parser.add_argument("--seconds", type=float, default=0.1, help="of one turn, default 0.1")
     parser.add_argument("--out", type=Path, default=OUT, help="where results and pages go")
     parser.add_argument("--page", action="store_true", help="only write the pages anew")
     return parser

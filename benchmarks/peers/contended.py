@@ -15,10 +15,16 @@ NAME = "contended"
 TITLE = "Contended writes"
 
 _LONGER = 3
+_CLIENTS = (1, 16, 64, 256)
+_CONTENDED = (Load("increment", 16), Load("increment", 64), Load("insert", 64))
 _LOADS = {
-    "sqlite": (Load("increment", 16), Load("increment", 64), Load("insert", 64)),
-    "postgresql": tuple(Load(w, n) for w in ("increment", "locked") for n in (16, 64)),
-    "mariadb": tuple(Load(w, n) for w in ("increment", "locked") for n in (16, 64)),
+    "sqlite": (*(Load("increment", n) for n in _CLIENTS), Load("insert", 64)),
+    "postgresql": (
+        *(Load("increment", n) for n in _CLIENTS),
+        Load("locked", 16),
+        Load("locked", 64),
+    ),
+    "mariadb": (*(Load("increment", n) for n in _CLIENTS), Load("locked", 16), Load("locked", 64)),
 }
 
 
@@ -35,7 +41,7 @@ def goals(found: Mapping[str, Any]) -> list[Goal]:
         return []
     return [
         goal
-        for load in _LOADS["sqlite"]
+        for load in _CONTENDED
         for target in (
             Target(str(load), "best peer", 1.6),
             Target(str(load), "best peer", 0.25, "≤", "p99"),

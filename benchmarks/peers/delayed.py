@@ -15,7 +15,10 @@ NAME = "delayed"
 TITLE = "With a network between"
 
 _DELAYS_MS = (1, 5)
-_LOADS = tuple(Load(w, n) for w in ("read", "list", "insert", "locked") for n in (1, 16))
+_LOADS = (
+    Load("read", 1), Load("read", 16), Load("list", 1), Load("insert", 1), Load("insert", 16),
+    Load("locked", 1),
+)  # fmt: skip
 _CHARTED = ("read@1", "read@16", "list@1", "insert@1", "insert@16")
 _TARGETS = {
     "postgresql": Target("read@1", "best peer", 2.3),

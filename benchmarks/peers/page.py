@@ -66,6 +66,8 @@ def _first_page(measured: Sequence[tuple[Part, Mapping[str, Any]]]) -> str:
         if hasattr(part, "goals")
         for goal in part.goals(found)
     ]
+    if not measured:
+        return f"{_HEAD}\nNothing has been measured yet.\n"
     parts = [_HEAD, "## Targets\n", _goals(goals)]
     parts += ["## What was measured, and with what\n", _runs(measured)]
     pages = "\n".join(part.NAME for part, _ in measured)

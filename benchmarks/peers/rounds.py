@@ -50,7 +50,7 @@ class Rounds:
             for worker in self._chance.sample(patient, len(patient)):
                 if worker not in self._workers:
                     continue
-                trial = self._turn(worker, load, self._seconds)
+                trial = self._turn(worker, load, self._seconds, self._take)
                 if trial is not None:
                     trials[worker.variant.name].append(trial)
         return {name: found for name, found in trials.items() if len(found) == self._rounds}
@@ -63,7 +63,7 @@ class Rounds:
         """Fill pools and caches; return whether the candidate is to take part under this load."""
         seconds = min(_WARM_UP_SECONDS, self._seconds)
         begun = time.monotonic()
-        trial = self._turn(worker, load, seconds)
+        trial = self._turn(worker, load, seconds, Worker.load)
         took = time.monotonic() - begun
         if trial is not None and took > _PATIENCE_SECONDS:
             self.left_out[f"{worker.variant.name}, {load}"] = (
@@ -73,11 +73,11 @@ class Rounds:
             return False
         return trial is not None
 
-    def _turn(self, worker: Worker, load: Load, seconds: float) -> Trial | None:
+    def _turn(self, worker: Worker, load: Load, seconds: float, take: Turn) -> Trial | None:
         counting = load.workload in COUNTING and worker.variant.candidate != "no database"
         before = counted(worker.url) if counting else 0
         try:
-            trial = self._take(worker, load, seconds)
+            trial = take(worker, load, seconds)
         except WorkerLost as error:
             self.lost[worker.variant.name] = f"{load}: {error}"
             self._workers.remove(worker)
