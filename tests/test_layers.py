@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "fastdb"
 # modules of one duty build on each other, the duty has two layers.
 LAYERS = (
     ("name", {"errors"}),
-    ("decide", {"options", "credentials", "completion", "greenlets"}),
+    ("decide", {"options", "credentials", "completion", "fair_pool", "greenlets"}),
     ("decide: URLs", {"urls"}),
     ("watch", {"guards", "pooling", "schema", "server_settings", "sqlite", "tls"}),
     ("build", {"engines", "session", "retry"}),

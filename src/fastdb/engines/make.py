@@ -11,6 +11,7 @@ from sqlalchemy.pool import QueuePool
 
 from fastdb.credentials import ask_for_password
 from fastdb.engines.recipe import Recipe
+from fastdb.fair_pool import FairQueuePool
 from fastdb.options import BeginIntent, normal_isolation
 from fastdb.pooling import (
     check_idle_connections,
@@ -33,6 +34,8 @@ registry.register("sqlite.fastdb", "fastdb.sqlite.dialect", "SQLiteDialect_fastd
 def make_async_engine(recipe: Recipe, *, read_only: bool = False) -> AsyncEngine:
     """Make an async engine; with `read_only` the database itself refuses writes on it."""
     arguments = _arguments(recipe, read_only)
+    if recipe.pool.mode != "null" and "pool" not in arguments:
+        arguments.setdefault("poolclass", FairQueuePool)
     if recipe.target.backend == "sqlite" and recipe.sqlite.accelerate:
         url = recipe.target.url.set(drivername="sqlite+fastdb")
         engine = create_async_engine(url, **arguments, **_dialect_arguments(recipe, read_only))
