@@ -12,13 +12,12 @@ from random import Random
 from peers.databases import counted
 from peers.worker import Trial
 from peers.workers import Worker, WorkerLost
-from peers.workloads import Load
+from peers.workloads import COUNTING, Load
 
 Turn = Callable[[Worker, Load, float], Trial]
 
 _WARM_UP_SECONDS = 0.1
 _PATIENCE_SECONDS = 15
-COUNTING = frozenset({"increment", "locked"})
 
 
 class Rounds:
