@@ -85,10 +85,10 @@ def test_pools_of_other_kinds(backend: Backend) -> None:
 
 
 def test_default_options_are_the_documented_ones() -> None:
-    """Five connections and five more, five seconds of waiting for one of them."""
+    """Ten connections and none beyond, five seconds of waiting for one of them."""
     queue = create_async_engine("postgresql+asyncpg://localhost/shop").pool
     assert isinstance(queue, AsyncAdaptedQueuePool)
-    assert (queue.size(), queue._max_overflow, queue._timeout, queue._recycle) == (5, 5, 5, 1800)
+    assert (queue.size(), queue._max_overflow, queue._timeout, queue._recycle) == (10, 0, 5, 1800)
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,14 @@ BeginIntent = Literal["immediate", "deferred"]
 class PoolOptions:
     """How many connections an engine keeps, and for how long.
 
-        PoolOptions(size=10, max_overflow=5)   # a queue of connections
+        PoolOptions(size=20)                   # a queue of connections
         PoolOptions.null()                     # a connection per session, closed after it
         PoolOptions.transaction_pooler()       # behind PgBouncer, Supabase or RDS Proxy
 
     Args:
-        size: Connections kept open. Default 5.
-        max_overflow: Connections opened beyond `size` under load and closed afterwards. Default 5.
-            SQLite keeps them: a connection is a thread there, dearer to start than to keep.
+        size: Connections opened as they are needed, and kept. Default 10.
+        max_overflow: Connections opened beyond `size` under load and closed as soon as nobody waits
+            for them. Default 0: to open one costs more than most requests. SQLite keeps them.
         recycle: Seconds after which a connection is replaced when it is next taken, or None for
             never. Default 1800, below the idle limits of common servers, proxies and firewalls.
         ping_after: Seconds of idleness after which a connection is checked before it is handed
@@ -31,8 +31,8 @@ class PoolOptions:
         ConfigurationError: A figure is out of range.
     """
 
-    size: int = 5
-    max_overflow: int = 5
+    size: int = 10
+    max_overflow: int = 0
     recycle: float | None = 1800.0
     ping_after: float | None = 1.0
     mode: Literal["queue", "null", "transaction_pooler"] = "queue"
@@ -57,7 +57,7 @@ class PoolOptions:
         return cls(mode="null")
 
     @classmethod
-    def transaction_pooler(cls, *, size: int = 5, max_overflow: int = 5) -> Self:
+    def transaction_pooler(cls, *, size: int = 10, max_overflow: int = 0) -> Self:
         """Connect through a pooler that gives each transaction another server connection.
 
         No prepared statement outlives a transaction and no session state is set.

@@ -29,15 +29,14 @@ def pool_arguments(backend: Backend, options: PoolOptions, timeouts: Timeouts) -
             "max_overflow": options.max_overflow,
             "pool_timeout": timeouts.pool,
             "pool_recycle": -1 if options.recycle is None else options.recycle,
+            # Those used last have the warmest caches, prepared statements included, and have
+            # proved that they live.
+            "pool_use_lifo": True,
         }
     if backend == "sqlite" and options.mode != "null":
         # A connection is a thread and an open file: to close what comes beyond `size` saves
-        # nothing, and costs more than a hundred reads. Those used last have the warmest caches.
-        arguments |= {
-            "pool_size": options.size + options.max_overflow,
-            "max_overflow": 0,
-            "pool_use_lifo": True,
-        }
+        # nothing, and costs more than a hundred reads.
+        arguments |= {"pool_size": options.size + options.max_overflow, "max_overflow": 0}
     if backend != "postgresql":
         # SQLAlchemy would send a ROLLBACK at each return, after the session's own COMMIT: a round
         # trip on MySQL, a hop to the connection's thread on SQLite. `roll_back_at_return` sends
