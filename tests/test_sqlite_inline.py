@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -153,6 +154,63 @@ def test_what_is_slow_sends_everything_to_the_threads(clock: Clock, reads: Inlin
     assert 0.9 < taken < 1.1
     clock.now += 2
     assert reads.allows(READ)
+
+
+def test_what_the_system_has_held_up_does_not_count(
+    clock: Clock, reads: InlineReads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine nearly every slow run is one that lost the processor for a while."""
+    preemptions = 0
+    monkeypatch.setattr(inline, "_preemptions", lambda: preemptions)
+    clock.run(reads, 0.001)  # from the first one on, it is looked at
+    for _ in range(1000):
+        reads.begin_run()
+        clock.now += 0.005
+        preemptions += 1
+        reads.end_run()
+        assert reads.allows(READ)
+    for _ in range(10):
+        clock.run(reads, 0.001)
+    assert not reads.allows(READ)
+
+
+def test_the_system_is_not_asked_while_nothing_is_slow(
+    clock: Clock, reads: InlineReads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs more than anything else that is done for a read."""
+    asked: list[float] = []
+    monkeypatch.setattr(inline, "_preemptions", lambda: asked.append(clock.now) or 0)
+    clock.run(reads, 0.00001)
+    assert not asked
+    clock.run(reads, 0.001)
+    clock.run(reads, 0.00001)
+    assert asked
+    clock.now += 1
+    assert reads.allows(READ)
+    asked.clear()
+    clock.run(reads, 0.00001)
+    assert not asked
+
+
+_TWO_ON_ONE_PROCESSOR = """
+import os, subprocess, sys, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from fastdb.sqlite.inline import _preemptions
+busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+try:
+    before, end = _preemptions(), time.monotonic() + 10
+    while _preemptions() == before:
+        assert time.monotonic() < end
+finally:
+    busy.kill()
+    busy.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts them for a thread")
+def test_the_system_tells_of_a_thread_that_loses_the_processor() -> None:
+    """It does where another process wants the same one."""
+    subprocess.run([sys.executable, "-c", _TWO_ON_ONE_PROCESSOR], check=True)
 
 
 def test_sqlite_is_told_to_stop_when_it_is_over_time(clock: Clock, reads: InlineReads) -> None:

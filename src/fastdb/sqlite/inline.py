@@ -10,6 +10,7 @@ the threads for a while.
 """
 
 import sqlite3
+import sys
 from time import perf_counter
 
 from fastdb.sqlite.intent import may_be_read
@@ -26,7 +27,7 @@ MOST_ROWS = 10
 MOST_BYTES = 100_000
 
 # So many seconds of slow runs are forgiven at once, and beyond that a twentieth of the time. Some
-# are not SQLite's doing: the system or Python has let another thread run meanwhile.
+# are not SQLite's doing: Python has let another thread run meanwhile.
 _SLOW_SECONDS = 0.005
 _PAUSE_FACTOR = 20
 
@@ -58,6 +59,7 @@ class InlineReads:
         self._runs: dict[str, int] = {}
         self._slow_until = 0.0
         self._begun = 0.0
+        self._preemptions: int | None = None
 
     def allows(self, statement: str) -> bool:
         """Return whether the statement may run on the loop's thread now."""
@@ -67,7 +69,10 @@ class InlineReads:
         return not self._slow_until or self._is_forgiven()
 
     def _is_forgiven(self) -> bool:
-        return perf_counter() > self._slow_until - _SLOW_SECONDS * _PAUSE_FACTOR
+        now = perf_counter()
+        if now > self._slow_until:
+            self._slow_until = 0.0
+        return now > self._slow_until - _SLOW_SECONDS * _PAUSE_FACTOR
 
     def is_candidate(self, statement: str) -> bool:
         """Return whether it is worth while to time the statement."""
@@ -103,20 +108,40 @@ class InlineReads:
 
     def begin_run(self) -> None:
         """Note that a run on the loop's thread begins now."""
+        # Asking costs a microsecond: only while something was slow lately.
+        self._preemptions = _preemptions() if self._slow_until else None
         self._begun = perf_counter()
 
     def end_run(self) -> None:
         """Take note of how long the run on the loop's thread has taken."""
         now = perf_counter()
         seconds = now - self._begun
-        if seconds > LOST_ABOVE_SECONDS:
+        if seconds > LOST_ABOVE_SECONDS and not self._was_preempted():
             self._slow_until = max(self._slow_until, now) + seconds * _PAUSE_FACTOR
+
+    def _was_preempted(self) -> bool:
+        """Return whether the system has let somebody else run meanwhile: that is not the read's."""
+        return self._preemptions is not None and _preemptions() != self._preemptions
 
     def is_over_time(self) -> bool:
         """Tell SQLite whether to interrupt what runs: its progress handler."""
         # Not simply at the first call: SQLite counts the steps of a statement over all its runs,
         # so that one call in a while means nothing.
         return perf_counter() > self._begun + LOST_ABOVE_SECONDS
+
+
+if sys.platform == "linux":
+    from resource import RUSAGE_THREAD, getrusage
+
+    def _preemptions() -> int:
+        """Return how often the system has taken the processor from this thread."""
+        return getrusage(RUSAGE_THREAD).ru_nivcsw
+
+else:
+
+    def _preemptions() -> int:
+        """Return nothing that counts: only Linux tells it of a thread."""
+        return 0
 
 
 def is_bounded(connection: sqlite3.Connection, statement: str, parameters: object) -> bool:
