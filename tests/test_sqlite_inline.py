@@ -179,7 +179,12 @@ def test_the_system_is_not_asked_while_nothing_is_slow(
 ) -> None:
     """It costs more than anything else that is done for a read."""
     asked: list[float] = []
-    monkeypatch.setattr(inline, "_preemptions", lambda: asked.append(clock.now) or 0)
+
+    def ask() -> int:
+        asked.append(clock.now)
+        return 0
+
+    monkeypatch.setattr(inline, "_preemptions", ask)
     clock.run(reads, 0.00001)
     assert not asked
     clock.run(reads, 0.001)
