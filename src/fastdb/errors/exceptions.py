@@ -1,24 +1,4 @@
-"""What can go wrong, by name.
-
-FastdbError
-├── ConfigurationError            what was asked for cannot work; raised before any request
-│   ├── InvalidURL                the database URL, or one of its parameters
-│   ├── MissingDriver             no installed driver fits (also an ImportError)
-│   └── InvalidRoute              a route that would silently lose data (start-up)
-├── ConnectionRefused             a new connection does not have what was asked for
-│   ├── TLSNotEstablished         TLS was asked for, the connection is in plain text
-│   └── ForeignKeysNotEnforced    SQLite did not turn foreign keys on
-├── DatabaseNotBound              no Database belongs to the app that is serving
-├── DatabaseClosed                the Database was closed, or is not open in this event loop
-├── SessionEnded                  a session was used after its unit of work
-├── TransactionFailed             a database error was caught, and COMMIT attempted all the same
-├── CommitOutcomeUnknown          the connection was lost while COMMIT was in flight
-└── WriteLockHeld                 a task waits for the SQLite write lock that it holds itself
-
-LateWriteWarning (a UserWarning)  a `yield` dependency may write after its session has ended
-
-SQLAlchemy's own exceptions pass through fastdb unwrapped. Messages never hold a password.
-"""
+"""The exceptions that fastdb raises; their tree is told in the package."""
 
 
 class FastdbError(Exception):

@@ -1,0 +1,63 @@
+"""What can go wrong, by name.
+
+FastdbError
+├── ConfigurationError            what was asked for cannot work; raised before any request
+│   ├── InvalidURL                the database URL, or one of its parameters
+│   ├── MissingDriver             no installed driver fits (also an ImportError)
+│   └── InvalidRoute              a route that would silently lose data (start-up)
+├── ConnectionRefused             a new connection does not have what was asked for
+│   ├── TLSNotEstablished         TLS was asked for, the connection is in plain text
+│   └── ForeignKeysNotEnforced    SQLite did not turn foreign keys on
+├── DatabaseNotBound              no Database belongs to the app that is serving
+├── DatabaseClosed                the Database was closed, or is not open in this event loop
+├── SessionEnded                  a session was used after its unit of work
+├── TransactionFailed             a database error was caught, and COMMIT attempted all the same
+├── CommitOutcomeUnknown          the connection was lost while COMMIT was in flight
+└── WriteLockHeld                 a task waits for the SQLite write lock that it holds itself
+
+LateWriteWarning (a UserWarning)  a `yield` dependency may write after its session has ended
+
+SQLAlchemy's own exceptions pass through fastdb unwrapped: `classify` tells what they mean, for
+every driver. Messages never hold a password.
+"""
+
+from fastdb.errors.classification import classify, constraint_name
+from fastdb.errors.exceptions import (
+    CommitOutcomeUnknown,
+    ConfigurationError,
+    ConnectionRefused,
+    DatabaseClosed,
+    DatabaseNotBound,
+    FastdbError,
+    ForeignKeysNotEnforced,
+    InvalidRoute,
+    InvalidURL,
+    LateWriteWarning,
+    MissingDriver,
+    SessionEnded,
+    TLSNotEstablished,
+    TransactionFailed,
+    WriteLockHeld,
+)
+from fastdb.errors.kinds import ErrorKind
+
+__all__ = [
+    "CommitOutcomeUnknown",
+    "ConfigurationError",
+    "ConnectionRefused",
+    "DatabaseClosed",
+    "DatabaseNotBound",
+    "ErrorKind",
+    "FastdbError",
+    "ForeignKeysNotEnforced",
+    "InvalidRoute",
+    "InvalidURL",
+    "LateWriteWarning",
+    "MissingDriver",
+    "SessionEnded",
+    "TLSNotEstablished",
+    "TransactionFailed",
+    "WriteLockHeld",
+    "classify",
+    "constraint_name",
+]
