@@ -40,6 +40,7 @@ from fastdb.errors import (
     TransactionFailed,
     WriteLockHeld,
 )
+from fastdb.handlers import install_error_handlers
 from fastdb.options import PoolOptions, SQLiteOptions, Timeouts, TLSOptions
 from fastdb.session import atomic, on_commit
 from fastdb.sync import SyncDatabase
@@ -84,5 +85,6 @@ __all__ = [
     "get_snapshot_session",
     "get_stream_session",
     "get_sync_session",
+    "install_error_handlers",
     "on_commit",
 ]

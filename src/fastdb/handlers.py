@@ -1,0 +1,188 @@
+"""Answers for database errors: the right status, and a body that gives nothing away.
+
+    install_error_handlers(app)
+
+Problem details as RFC 9457 has them (https://www.rfc-editor.org/rfc/rfc9457).
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.responses import JSONResponse, Response
+
+from fastdb.errors import CommitOutcomeUnknown, ConnectionRefused, ErrorKind, classify
+
+logger = logging.getLogger("fastdb.handlers")
+
+# What a database call may raise. The last three are not SQLAlchemy's: asyncpg lets errors of the
+# system through, and drivers refuse some values before the database sees them.
+_RAISED: tuple[type[Exception], ...] = (
+    SQLAlchemyError,
+    CommitOutcomeUnknown,
+    ConnectionRefused,
+    OSError,
+    OverflowError,
+    UnicodeError,
+)
+
+_MEDIA_TYPE = "application/problem+json"
+
+_TITLES = {
+    409: "Conflict",
+    422: "Unprocessable Content",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    detail: str
+
+
+_BUSY = _Answer(503, "The database is busy. Please try again.")
+_UNREACHABLE = _Answer(503, "The database cannot be reached. Please try again later.")
+_MISSING_OR_WRONG = _Answer(422, "A value is missing, or is not allowed.")
+_UNKNOWN = _Answer(500, "It is not known whether this was saved. Look before you send it again.")
+
+_ANSWERS = {
+    ErrorKind.UNIQUE: _Answer(409, "This exists already."),
+    ErrorKind.FOREIGN_KEY: _Answer(
+        409, "This refers to something that does not exist, or something still refers to it."
+    ),
+    ErrorKind.BAD_VALUE: _Answer(422, "A value cannot be stored."),
+    ErrorKind.NOT_NULL: _MISSING_OR_WRONG,
+    ErrorKind.CHECK: _MISSING_OR_WRONG,
+    ErrorKind.DEADLOCK: _BUSY,
+    ErrorKind.SERIALIZATION: _BUSY,
+    ErrorKind.LOCK_TIMEOUT: _BUSY,
+    ErrorKind.POOL_EXHAUSTED: _BUSY,
+    ErrorKind.TOO_MANY_CONNECTIONS: _BUSY,
+    ErrorKind.READ_ONLY: _Answer(503, "The database takes no changes. Please try again later."),
+    ErrorKind.DISCONNECTED: _UNREACHABLE,
+    ErrorKind.UNAVAILABLE: _UNREACHABLE,
+    ErrorKind.STATEMENT_TIMEOUT: _Answer(504, "The database took too long."),
+}
+
+_RESPONSES = {
+    409: "It conflicts with what is there already.",
+    422: "A value is missing, not allowed, or cannot be stored.",
+    503: "The database is busy or cannot be reached; `Retry-After` says when to try again.",
+    504: "The database took too long.",
+}
+
+
+def install_error_handlers(app: FastAPI, *, retry_after: int = 1) -> None:
+    """Answer database errors with the status that they mean, and with problem details.
+
+    409 for what conflicts with other rows, 422 for values that cannot be stored, 503 with
+    `Retry-After` for a database that is busy or cannot be reached, 504 for a time limit, 500
+    without it where nobody knows whether COMMIT came through. Errors of other kinds go on, as do
+    those that did not come out of a database call. What is answered with 5xx is logged, with its
+    traceback, to `fastdb.handlers`.
+
+    A handler of the app's own goes before, for a narrower class of exceptions whenever it was
+    added, for the same class if it was added first or replaces this one.
+
+    Args:
+        app: The app; each one that is mounted in it has handlers of its own.
+        retry_after: Seconds after which to try again. Default 1.
+    """
+    handle = _Handler(retry_after)
+    for each in (*_RAISED, *_raised_by_asyncpg()):
+        if each not in app.exception_handlers:
+            app.add_exception_handler(each, handle)
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI is to say of these answers: `responses=error_responses(409, 503)`.
+
+    For a route, a router, or the app. With 422, FastAPI leaves out its own schema of validation
+    errors for that route.
+
+    Args:
+        statuses: 409, 422, 503, 504. Default: all but 422.
+    """
+    return {
+        status: {
+            "description": _RESPONSES[status],
+            "content": {_MEDIA_TYPE: {"schema": _schema(status)}},
+        }
+        for status in statuses or (409, 503, 504)
+    }
+
+
+class _Handler:
+    """An exception handler of Starlette's."""
+
+    def __init__(self, retry_after: int) -> None:
+        self._retry_after = str(retry_after)
+
+    async def __call__(self, request: Request, error: Exception) -> Response:
+        kind = classify(error)
+        unknown = isinstance(error, CommitOutcomeUnknown)
+        answer = _UNKNOWN if unknown else _ANSWERS.get(kind)
+        if answer is None or request.scope["type"] != "http" or not _from_database(error):
+            raise error
+        headers = {}
+        if answer.status >= 500:
+            logger.error("%s: %s", answer.status, kind, exc_info=error)
+        if answer.status == 503:
+            headers["Retry-After"] = self._retry_after
+        return JSONResponse(
+            {
+                "type": "about:blank",
+                "title": _TITLES[answer.status],
+                "status": answer.status,
+                "detail": answer.detail,
+                "kind": "commit_outcome_unknown" if unknown else kind.value,
+            },
+            answer.status,
+            headers,
+            _MEDIA_TYPE,
+        )
+
+
+def _raised_by_asyncpg() -> list[type[Exception]]:
+    """SQLAlchemy 2.0 lets through what PostgreSQL answers to a new connection."""
+    try:
+        from asyncpg import PostgresError
+    except ImportError:
+        return []
+    return [PostgresError]
+
+
+def _from_database(error: Exception) -> bool:
+    """Return whether an exception is a database's, or was raised beneath SQLAlchemy."""
+    if not isinstance(error, OSError | OverflowError | UnicodeError):
+        return True
+    return any(name.startswith("sqlalchemy.") for name in _modules(error))
+
+
+def _modules(error: BaseException) -> Iterator[str]:
+    traceback = error.__traceback__
+    while traceback is not None:
+        yield str(traceback.tb_frame.f_globals.get("__name__"))
+        traceback = traceback.tb_next
+
+
+def _schema(status: int) -> dict[str, Any]:
+    kinds = sorted({kind.value for kind, answer in _ANSWERS.items() if answer.status == status})
+    return {
+        "title": "Problem",
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "kind"],
+        "properties": {
+            "type": {"type": "string", "const": "about:blank"},
+            "title": {"type": "string", "const": _TITLES[status]},
+            "status": {"type": "integer", "const": status},
+            "detail": {"type": "string"},
+            "kind": {"type": "string", "enum": kinds},
+        },
+    }
