@@ -15,8 +15,8 @@ LAYERS = (
     ("decide", {"options", "credentials", "completion", "fair_pool", "greenlets"}),
     ("decide: URLs", {"urls"}),
     ("watch", {"guards", "pooling", "schema", "server_settings", "sqlite", "tls"}),
-    ("build", {"engines", "session", "retry"}),
-    ("build: their users", {"loops", "per_request", "routes", "sync", "units"}),
+    ("build", {"engines", "session"}),
+    ("build: their users", {"loops", "per_request", "retry", "routes", "sync", "units"}),
     ("own: who serves", {"binding"}),
     ("own", {"database"}),
     ("integrate", {"dependencies", "handlers", "migrations", "testing"}),
@@ -36,6 +36,7 @@ OPTIONAL_DEPENDENCIES = (
     "psycopg",
     "pymysql",
     "rich",
+    "stamina",
     "typer",
     "uvicorn",
 )

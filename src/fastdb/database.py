@@ -1,10 +1,10 @@
 """The Database: what an application holds, and what opens and closes the engines."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, TypeVarTuple
 from warnings import warn
 
 from sqlalchemy import URL, MetaData, select
@@ -14,9 +14,18 @@ from fastdb.binding import bound
 from fastdb.completion import run_within
 from fastdb.credentials import PasswordSource
 from fastdb.engines import Recipe, async_engines, sync_engines
+from fastdb.errors import ConfigurationError
 from fastdb.loops import EnginesByLoop
-from fastdb.options import BeginIntent, PoolOptions, SQLiteOptions, Timeouts, TLSOptions
+from fastdb.options import (
+    BeginIntent,
+    PoolOptions,
+    SQLiteOptions,
+    Timeouts,
+    TLSOptions,
+    normal_isolation,
+)
 from fastdb.per_request import Kind, Sessions, StreamSessions
+from fastdb.retry import run_again
 from fastdb.routes import SessionKind, check_routes, hands_over
 from fastdb.schema import create_all
 from fastdb.session import (
@@ -32,6 +41,9 @@ from fastdb.sqlite.memory import TemporaryDatabase
 from fastdb.sqlite.writelock import work_for_this_task
 from fastdb.sync import SyncDatabase
 from fastdb.units import UnitOfWork
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Database:
@@ -166,6 +178,51 @@ class Database:
         """
         session = self._new_session(begin or self._begin(safe=False), isolation)
         return UnitOfWork(session, complete)
+
+    async def run(
+        self,
+        unit: Callable[[AsyncSession, *Ts], Awaitable[T]],
+        *args: *Ts,
+        attempts: int = 3,
+        seconds: float = 30.0,
+        isolation: str | None = None,
+    ) -> T:
+        """Run `unit(session, *args)` as one unit of work, and again where that may help.
+
+        After a deadlock, a serialization failure, SQLite's "database is locked" or a connection
+        that was lost before COMMIT was sent, in BEGIN and COMMIT as well: with a new session, and
+        after a short wait of random length. What `unit` does besides its session should bear
+        repeating; what is not to be repeated belongs into `on_commit`. An attempt in which
+        `session.commit()` was called is not repeated.
+
+        Args:
+            unit: Called with the session and `args`.
+            args: Passed on.
+            attempts: How often at most. Default 3.
+            seconds: For how long at most new attempts begin. Default 30.
+            isolation: Isolation level of each attempt, such as "SERIALIZABLE". Default: the
+                Database's.
+
+        Returns:
+            What `unit` returned.
+
+        Raises:
+            CommitOutcomeUnknown: The connection was lost while COMMIT was in flight; not repeated.
+            ConfigurationError: stamina is not installed (the extra `retry`), a figure is out of
+                range, or the isolation is AUTOCOMMIT.
+            Exception: What the last attempt raised.
+        """
+        if isolation is not None and normal_isolation(isolation) == "AUTOCOMMIT":
+            raise ConfigurationError(
+                'run(isolation="AUTOCOMMIT"): an attempt that fails half-way would be repeated'
+                " although its first half is committed."
+            )
+        return await run_again(
+            lambda: self.session(isolation=isolation),
+            lambda session: unit(session, *args),
+            attempts=attempts,
+            seconds=seconds,
+        )
 
     def read_session(self, *, snapshot: bool = False) -> AbstractAsyncContextManager[AsyncSession]:
         """Open a session that only reads; the database itself refuses writes.

@@ -57,6 +57,10 @@ class AsyncUnitSession(AsyncSession):
         self._ended_unused = self._to_make is not None
         return self._ended_unused
 
+    def has_committed(self) -> bool:
+        """Return whether something was committed, by whichever call."""
+        return self._to_make is None and self.sync_session.has_committed
+
     async def commit(self) -> None:
         """COMMIT, or roll back and raise; then run and await the `on_commit` callbacks.
 

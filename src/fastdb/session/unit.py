@@ -22,6 +22,7 @@ class UnitSession(Session):
     """A session that commits or rolls back, never half, and knows when it has ended."""
 
     reads_only = False
+    has_committed = False
     runs_callbacks = True  # else the async session around this one awaits them
     _ended = False
     _failed_flush: BaseException | None = None
@@ -95,9 +96,10 @@ class UnitSession(Session):
         self._driver_connections.append(connection.connection.driver_connection)
 
     def note_committed(self) -> None:
-        """Release the callbacks of a transaction that was committed, by whichever call."""
+        """Remember a COMMIT, by whichever call, and release the callbacks that waited for it."""
         # SQLAlchemy tells of savepoints that are released as well.
         if self.get_nested_transaction() is None:
+            self.has_committed = True
             self.callbacks.committed()
 
     def note_ended(self, ended: SessionTransaction) -> None:

@@ -1,0 +1,100 @@
+"""Running a unit of work again, after an error that the next attempt may not meet."""
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from fastdb.errors import CommitOutcomeUnknown, ConfigurationError, ErrorKind, classify
+from fastdb.session import AsyncUnitSession
+
+T = TypeVar("T")
+
+_TRANSIENT = frozenset({ErrorKind.DEADLOCK, ErrorKind.SERIALIZATION, ErrorKind.DISCONNECTED})
+
+# Who was in the way has gone on by then: long enough for a transaction, short enough for a request.
+_FIRST_WAIT_SECONDS = 0.02
+_LONGEST_WAIT_SECONDS = 1.0
+_JITTER_SECONDS = 0.1
+
+
+async def run_again(
+    open_session: Callable[[], AbstractAsyncContextManager[AsyncSession]],
+    unit: Callable[[AsyncSession], Awaitable[T]],
+    *,
+    attempts: int,
+    seconds: float,
+) -> T:
+    """Run `unit` in a new session, and again in another one where that may help.
+
+    Args:
+        open_session: Opens a unit of work.
+        unit: Called with its session.
+        attempts: How often at most.
+        seconds: For how long at most new attempts begin.
+
+    Raises:
+        ConfigurationError: stamina is not installed, or a figure is out of range.
+        Exception: What the last attempt raised.
+    """
+    session: AsyncSession | None = None
+
+    def may_help(error: Exception) -> bool:
+        return is_transient(error) and not _has_committed(session)
+
+    async for attempt in _attempts(may_help, attempts, seconds):
+        with attempt:
+            async with open_session() as session:
+                return await unit(session)
+    raise AssertionError  # pragma: no cover - the last attempt has returned or raised
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return whether the same unit of work may well succeed when it is run again.
+
+    Not where COMMIT may have come through, and not where the caller has been cancelled.
+    """
+    if isinstance(error, CommitOutcomeUnknown) or not isinstance(error, Exception):
+        return False
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        return False
+    kind = classify(error)
+    # On servers, who gets no lock has waited for as long as was asked for. SQLite says it at once
+    # where waiting would not help, but beginning anew does.
+    is_busy = kind is ErrorKind.LOCK_TIMEOUT and isinstance(_drivers(error), sqlite3.Error)
+    return kind in _TRANSIENT or is_busy
+
+
+def _drivers(error: BaseException) -> Any:
+    return getattr(error, "orig", None) or error
+
+
+def _has_committed(session: AsyncSession | None) -> bool:
+    """Return whether a part of the unit of work is in the database already."""
+    return isinstance(session, AsyncUnitSession) and session.has_committed()
+
+
+def _attempts(may_help: Callable[[Exception], bool], attempts: int, seconds: float) -> Any:
+    if not isinstance(attempts, int) or attempts < 1:
+        raise ConfigurationError(f"run(attempts={attempts!r}): must be 1 or more.")
+    if not seconds > 0:
+        raise ConfigurationError(f"run(seconds={seconds!r}): must be more than 0.")
+    try:
+        import stamina
+    except ImportError as error:
+        raise ConfigurationError(
+            "db.run() needs stamina, which is not installed; run:"
+            " pip install 'fastapi-fastdb[retry]'"
+        ) from error
+    return stamina.retry_context(
+        on=may_help,
+        attempts=attempts,
+        timeout=seconds,
+        wait_initial=_FIRST_WAIT_SECONDS,
+        wait_max=_LONGEST_WAIT_SECONDS,
+        wait_jitter=_JITTER_SECONDS,
+    )
