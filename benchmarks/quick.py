@@ -36,7 +36,7 @@ _INCREMENT = Workload(
 )
 _LOADS = tuple((workload, n) for workload in (READ, INSERT, _INCREMENT) for n in (1, 16))
 _FASTDB = "fastdb"
-_POOL_SIZE, _MAX_OVERFLOW = 5, 5  # fastdb's own default
+_POOL_SIZE, _MAX_OVERFLOW = 10, 0  # fastdb's own default
 _BLOCK_SECONDS = 0.05
 _TOLERANCE = 1.1  # beyond the spread: what another build of Python or another kernel may bring
 _PACKAGES = ("fastapi", "sqlalchemy", "aiosqlite", "asyncpg", "aiomysql")
