@@ -18,6 +18,7 @@ class Block:
 
     Attributes:
         seconds: How long requests were sent.
+        elapsed: Seconds until the last of them was answered.
         answered: Requests answered within that time, rightly.
         all_answered: The same, with those answered later.
         failures: Requests answered wrongly or not at all.
@@ -28,6 +29,7 @@ class Block:
     """
 
     seconds: float
+    elapsed: float = 0.0
     answered: int = 0
     all_answered: int = 0
     failures: int = 0
@@ -56,8 +58,9 @@ async def load(call: Call, *, clients: int, seconds: float, watch_loop: bool = T
     block = Block(seconds)
     gc.collect()  # each block pays for its own garbage only
     async with _heartbeat(block) if watch_loop else nullcontext():
-        end = perf_counter() + seconds
-        await asyncio.gather(*(_client(call, block, end) for _ in range(clients)))
+        begun = perf_counter()
+        await asyncio.gather(*(_client(call, block, begun + seconds) for _ in range(clients)))
+        block.elapsed = perf_counter() - begun
     return block
 
 

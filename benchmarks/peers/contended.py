@@ -14,7 +14,7 @@ from peers.workloads import Load
 NAME = "contended"
 TITLE = "Contended writes"
 
-_LONGER = 3
+_LONGER = 10  # who waits badly does so for seconds
 _CLIENTS = (1, 16, 64, 256)
 _CONTENDED = (Load("increment", 16), Load("increment", 64), Load("insert", 64))
 _LOADS = {

@@ -17,6 +17,7 @@ from peers.workloads import COUNTING, Load
 Turn = Callable[[Worker, Load, float], Trial]
 
 _WARM_UP_SECONDS = 0.1
+_SECONDS_FOR_EACH_CLIENT = 0.004
 _PATIENCE_SECONDS = 15
 
 
@@ -49,10 +50,14 @@ class Rounds:
             for worker in self._chance.sample(patient, len(patient)):
                 if worker not in self._workers:
                     continue
-                trial = self._turn(worker, load, self._seconds, self._take)
+                trial = self._turn(worker, load, self._seconds_of(load), self._take)
                 if trial is not None:
                     trials[worker.variant.name].append(trial)
         return {name: found for name, found in trials.items() if len(found) == self._rounds}
+
+    def _seconds_of(self, load: Load) -> float:
+        """Return how long a turn takes: where many wait, each is to be answered several times."""
+        return max(self._seconds, load.clients * _SECONDS_FOR_EACH_CLIENT)
 
     def checked_out(self) -> dict[str, int | None]:
         """Return the connections that each has not given back."""

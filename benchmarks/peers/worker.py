@@ -37,7 +37,8 @@ class Trial:
     """What a block of load has shown.
 
     Attributes:
-        per_second: Requests answered rightly.
+        per_second: Requests answered rightly, in the time until the last was answered: where many
+            wait for each other, few are answered before all have been sent.
         answered: How many they were, with those answered after the time was over.
         failures: Requests answered wrongly or not at all.
         errors: The types of exceptions behind them, and how often each came.
@@ -63,7 +64,7 @@ class Trial:
     def of(cls, block: Block, cpu_seconds: float) -> "Trial":
         some = bool(block.latencies)
         return cls(
-            per_second=block.per_second,
+            per_second=block.all_answered / block.elapsed,
             answered=block.all_answered,
             failures=block.failures,
             errors=block.errors,
