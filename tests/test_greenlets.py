@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -208,6 +209,31 @@ def test_what_was_made_in_somebody_elses_greenlet_is_not_used_again() -> None:
     own, foreign = workers[::2], workers[1::2]
     assert len(set(own)) == 1
     assert len({*own, *foreign}) == 4
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks do not begin eagerly before 3.12")
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_task_that_begins_inside_of_a_greenlet(fails: bool) -> None:
+    """It goes on in the event loop, when the greenlet serves somebody else already."""
+
+    async def fail() -> None:
+        raise LookupError
+
+    def wait_often() -> list[int]:
+        if fails:
+            with pytest.raises(LookupError):
+                await_only(fail())
+        return [wait(number) for number in range(5)]
+
+    def begin_task() -> asyncio.Task[list[int]]:
+        # As a loop with asyncio.eager_task_factory does at create_task().
+        options: Any = {"loop": asyncio.get_running_loop(), "eager_start": True}
+        return asyncio.Task(in_greenlet(wait_often), **options)
+
+    tasks = [await in_greenlet(begin_task) for _ in range(3)]
+    assert await in_greenlet(wait_often) == [0, 1, 2, 3, 4]
+    assert await asyncio.gather(*tasks) == [[0, 1, 2, 3, 4]] * 3
+    assert await in_greenlet(wait, 5) == 5
 
 
 async def test_a_greenlet_of_another_kind_may_not_wait() -> None:

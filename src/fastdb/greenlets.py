@@ -74,8 +74,11 @@ class GreenletCall(Generic[T]):
             try:
                 value = await cast("Awaitable[Any]", self._awaited)
             except BaseException as error:  # noqa: BLE001 - it is raised inside the function
+                worker.parent = getcurrent()
                 self._awaited = worker.throw(error)
             else:
+                # A task that began eagerly, inside of a function in a greenlet, goes on elsewhere.
+                worker.parent = getcurrent()
                 self._awaited = worker.switch(value)
         answer, worker.answer = worker.answer, None
         worker.gr_context = None
