@@ -295,9 +295,13 @@ async def test_5xx_are_logged(db: Database, caplog: pytest.LogCaptureFixture) ->
             await client.post("/heroes", json={"name": SECRET})
             assert not caplog.records
             await client.get("/write")
-    (record,) = caplog.records
-    assert (record.levelname, record.getMessage()) == ("ERROR", "503: read_only")
-    assert record.exc_info
+            async with db.engine.connect():
+                await client.get("/read")
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("ERROR", "GET /write: 503, read_only"),
+        ("ERROR", "GET /read: 503, pool_exhausted"),
+    ]
+    assert [bool(record.exc_info) for record in caplog.records] == [True, False]
 
 
 # --- OpenAPI ------------------------------------------------------------------------------------

@@ -84,8 +84,8 @@ def install_error_handlers(app: FastAPI, *, retry_after: int = 1) -> None:
     409 for what conflicts with other rows, 422 for values that cannot be stored, 503 with
     `Retry-After` for a database that is busy or cannot be reached, 504 for a time limit, 500
     without it where nobody knows whether COMMIT came through. Errors of other kinds go on, as do
-    those that did not come out of a database call. What is answered with 5xx is logged, with its
-    traceback, to `fastdb.handlers`.
+    those that did not come out of a database call. What is answered with 5xx is logged to
+    `fastdb.handlers`, with its traceback but for a full pool.
 
     A handler of the app's own goes before, for a narrower class of exceptions whenever it was
     added, for the same class if it was added first or replaces this one.
@@ -132,7 +132,10 @@ class _Handler:
             raise error
         headers = {}
         if answer.status >= 500:
-            logger.error("%s: %s", answer.status, kind, exc_info=error)
+            # A full pool is met by many at once, and always in the same place.
+            traceback = None if kind is ErrorKind.POOL_EXHAUSTED else error
+            where = (request.method, request.url.path)
+            logger.error("%s %s: %s, %s", *where, answer.status, kind, exc_info=traceback)
         if answer.status == 503:
             headers["Retry-After"] = self._retry_after
         return JSONResponse(
