@@ -19,7 +19,7 @@ from peers.parts import Options, Part
 # In the order of the pages. Each is a module of this package.
 _MODULES = (
     "claims", "speed", "over_http", "delayed", "contended", "overload", "dependency", "growth",
-    "startup",
+    "startup", "guards",
 )  # fmt: skip
 OUT = Path(__file__).parent.parent.parent / "docs" / "benchmarks"
 

@@ -35,7 +35,7 @@ class Variant:
 
 
 def variants(
-    database: str, candidates: Iterable[str], *, limits: bool = True
+    database: str, candidates: Iterable[str], *, limits: bool = True, unguarded: bool = False
 ) -> tuple[list[Variant], dict[str, str]]:
     """Return what to measure; and those that are not installed here, with the reason.
 
@@ -43,6 +43,7 @@ def variants(
         database: The database.
         candidates: The names that were asked for; the baseline is there in any case.
         limits: Whether the limits are to be there as well.
+        unguarded: Likewise for fastdb without its guards.
     """
     wanted = {*candidates, BASELINE}
     found: list[Variant] = []
@@ -51,6 +52,8 @@ def variants(
         if name not in wanted or database not in candidate.databases:
             continue
         if candidate.kind == "limit" and not limits:
+            continue
+        if candidate.kind == "unguarded" and not unguarded:
             continue
         if candidate.version is None:
             missing[name] = _reason(candidate)

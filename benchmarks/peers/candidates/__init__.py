@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from peers.places import Place
 
-Kind = Literal["fastdb", "by hand", "peer", "limit"]
+Kind = Literal["fastdb", "by hand", "peer", "limit", "unguarded"]
 _ALL = ("sqlite", "postgresql", "mariadb")
 
 
@@ -26,7 +26,8 @@ class Candidate:
     Attributes:
         name: As in the report.
         module: In this package. It is imported when the app is made, and not before.
-        kind: `limit` is what no library can be faster than, or the way not to go.
+        kind: `limit` is what no library can be faster than, or the way not to go; `unguarded` is
+            compared with fastdb only.
         package: The distribution to install.
         databases: Those that it serves.
         tunings: The values of `Place.tuned` that it is compared with.
@@ -59,6 +60,13 @@ _LISTED = (
     Candidate("fastdb, SessionDep", "fastdb_session", "fastdb", "fastapi-fastdb", tunings=(False,)),
     Candidate(
         "fastdb on asyncmy", "fastdb_asyncmy", "fastdb", "asyncmy", ("mariadb",), tunings=(False,)
+    ),
+    Candidate(
+        "fastdb without guards",
+        "fastdb_unguarded",
+        "unguarded",
+        "fastapi-fastdb",
+        tunings=(False,),
     ),
     Candidate("by hand", "by_hand", "by hand", "sqlalchemy"),
     Candidate("FastSQLA", "fastsqla", "peer", "FastSQLA"),
