@@ -11,6 +11,7 @@ from sqlalchemy import URL, MetaData, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from fastdb.binding import bound
+from fastdb.callers import work_for_this_task
 from fastdb.completion import run_within
 from fastdb.credentials import PasswordSource
 from fastdb.engines import Recipe, async_engines, sync_engines
@@ -38,7 +39,6 @@ from fastdb.session import (
     twin_session_class,
 )
 from fastdb.sqlite.memory import TemporaryDatabase
-from fastdb.sqlite.writelock import work_for_this_task
 from fastdb.sync import SyncDatabase
 from fastdb.units import UnitOfWork
 
@@ -159,7 +159,11 @@ class Database:
     # Sessions
 
     def session(
-        self, *, isolation: str | None = None, begin: BeginIntent | None = None
+        self,
+        *,
+        isolation: str | None = None,
+        timeouts: Timeouts | None = None,
+        begin: BeginIntent | None = None,
     ) -> AbstractAsyncContextManager[AsyncSession]:
         """Open one unit of work: COMMIT on success, ROLLBACK on any exception, close always.
 
@@ -167,6 +171,8 @@ class Database:
 
         Args:
             isolation: Isolation level of this transaction. Default: the Database's.
+            timeouts: Time limits of this transaction: `statement`, `lock` and
+                `idle_in_transaction`. Default: the Database's.
             begin: On SQLite, when the write lock is taken: "immediate" (with the first
                 statement) or "deferred" (with the first write). Default: by
                 `SQLiteOptions.begin`. Other databases have no such choice to make.
@@ -176,7 +182,7 @@ class Database:
             TransactionFailed: A statement failed and the block caught the error.
             CommitOutcomeUnknown: The connection was lost while COMMIT was in flight.
         """
-        session = self._new_session(begin or self._begin(safe=False), isolation)
+        session = self._new_session(begin or self._begin(safe=False), isolation, timeouts)
         return UnitOfWork(session, complete)
 
     async def run(
@@ -186,14 +192,15 @@ class Database:
         attempts: int = 3,
         seconds: float = 30.0,
         isolation: str | None = None,
+        timeouts: Timeouts | None = None,
     ) -> T:
         """Run `unit(session, *args)` as one unit of work, and again where that may help.
 
-        After a deadlock, a serialization failure, SQLite's "database is locked" or a connection
-        that was lost before COMMIT was sent, in BEGIN and COMMIT as well: with a new session, and
-        after a short wait of random length. What `unit` does besides its session should bear
-        repeating; what is not to be repeated belongs into `on_commit`. An attempt in which
-        `session.commit()` was called is not repeated.
+        After a deadlock, a serialization failure, SQLite's "database is locked", a prepared
+        statement whose table was altered, or a connection that was lost before COMMIT was sent, in
+        BEGIN and COMMIT as well: with a new session, and after a short wait of random length. What
+        `unit` does besides its session should bear repeating; what is not to be repeated belongs
+        in `on_commit`. An attempt in which `session.commit()` was called is not repeated.
 
         Args:
             unit: Called with the session and `args`.
@@ -202,6 +209,8 @@ class Database:
             seconds: For how long at most new attempts begin. Default 30.
             isolation: Isolation level of each attempt, such as "SERIALIZABLE". Default: the
                 Database's.
+            timeouts: Time limits of each attempt's transaction, as in `session`. Default: the
+                Database's.
 
         Returns:
             What `unit` returned.
@@ -209,29 +218,34 @@ class Database:
         Raises:
             CommitOutcomeUnknown: The connection was lost while COMMIT was in flight; not repeated.
             ConfigurationError: stamina is not installed (the extra `retry`), a figure is out of
-                range, or the isolation is AUTOCOMMIT.
+                range, or the isolation, given here or to the Database, is AUTOCOMMIT.
             Exception: What the last attempt raised.
         """
-        if isolation is not None and normal_isolation(isolation) == "AUTOCOMMIT":
+        level = normal_isolation(isolation or self._recipe.isolation)
+        if level == "AUTOCOMMIT":
             raise ConfigurationError(
-                'run(isolation="AUTOCOMMIT"): an attempt that fails half-way would be repeated'
-                " although its first half is committed."
+                'db.run() with isolation="AUTOCOMMIT": an attempt that fails half-way would be'
+                " repeated although its first half is committed. Leave the level out, here or in"
+                " the Database, or choose a stricter one."
             )
         return await run_again(
-            lambda: self.session(isolation=isolation),
+            lambda: self.session(isolation=isolation, timeouts=timeouts),
             lambda session: unit(session, *args),
             attempts=attempts,
             seconds=seconds,
         )
 
-    def read_session(self, *, snapshot: bool = False) -> AbstractAsyncContextManager[AsyncSession]:
+    def read_session(
+        self, *, snapshot: bool = False, timeouts: Timeouts | None = None
+    ) -> AbstractAsyncContextManager[AsyncSession]:
         """Open a session that only reads; the database itself refuses writes.
 
         Args:
             snapshot: Let all statements see one consistent view. Default: each statement sees
                 what is committed when it runs, in one round trip; on SQLite, always a snapshot.
+            timeouts: Time limits of this session, as in `session`. Default: the Database's.
         """
-        session = self._new_read_session(snapshot=snapshot)
+        session = self._new_read_session(snapshot=snapshot, timeouts=timeouts)
         return UnitOfWork(session, finish_reading)
 
     async def create_all(self, metadata: MetaData) -> None:
@@ -313,7 +327,7 @@ class Database:
     def request_session(self, kind: Kind, *, safe: bool) -> AsyncUnitSession:
         """Return a session for whoever ends it: for the dependencies; others use `session()`."""
         if kind == "write":
-            return self._new_session(self._begin(safe=safe), None)
+            return self._new_session(self._begin(safe=safe))
         return self._new_read_session(snapshot=kind == "snapshot")
 
     def request_sync_session(self, *, safe: bool) -> TwinSession:
@@ -321,17 +335,24 @@ class Database:
         work_for_this_task()
         return self.sync.new_session(begin=self._begin(safe=safe))
 
-    def _new_session(self, begin: BeginIntent | None, isolation: str | None) -> AsyncUnitSession:
-        engine = self._loops.here().variant(begin, isolation)
+    def _new_session(
+        self,
+        begin: BeginIntent | None,
+        isolation: str | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> AsyncUnitSession:
+        engine = self._loops.here().variant(begin, isolation, timeouts)
         return self._session_class(engine, **self._session_options)
 
-    def _new_read_session(self, *, snapshot: bool) -> AsyncUnitSession:
+    def _new_read_session(
+        self, *, snapshot: bool, timeouts: Timeouts | None = None
+    ) -> AsyncUnitSession:
         engines = self._loops.here()
         engine = engines.snapshot if snapshot else engines.read
-        session = self._session_class(engine, **self._session_options)
+        session = self._session_class(engines.limited(engine, timeouts), **self._session_options)
         session.reads_only = True
         if engine is not engines.snapshot:
-            session.snapshot_engine = engines.snapshot
+            session.snapshot_engine = engines.limited(engines.snapshot, timeouts)
         return session
 
     def _begin(self, *, safe: bool) -> BeginIntent:

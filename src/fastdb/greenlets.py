@@ -49,10 +49,11 @@ class GreenletCall(Generic[T]):
 
     __slots__ = ("_awaited", "_worker")
 
-    def __init__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
+    def __init__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> None:
         driver = getcurrent()
         # In somebody else's greenlet, a new one: what is idle may be its parent already.
-        idle = None if driver.parent else _idle.workers
+        # A greenlet that has ended is falsy, and may still be a parent: only the main one has none.
+        idle = _idle.workers if driver.parent is None else None
         self._worker = idle.pop() if idle else _Worker(_work, driver)
         self._worker.gr_context = driver.gr_context  # neither a copy nor another task's
         # What the function raises ends the worker and comes out of its switches.
@@ -75,20 +76,29 @@ class GreenletCall(Generic[T]):
                 value = await cast("Awaitable[Any]", self._awaited)
             except BaseException as error:  # noqa: BLE001 - it is raised inside the function
                 worker.parent = getcurrent()
-                self._awaited = worker.throw(error)
+                # With its traceback, which Python 3.11 would forget.
+                self._awaited = worker.throw(type(error), error, error.__traceback__)
             else:
                 # A task that began eagerly, inside of a function in a greenlet, goes on elsewhere.
                 worker.parent = getcurrent()
                 self._awaited = worker.switch(value)
         answer, worker.answer = worker.answer, None
         worker.gr_context = None
+        # Whoever takes it next runs in the main greenlet and is answered there, as its parent. What
+        # ended at once in somebody else's greenlet would answer to that one.
+        driver = cast("greenlet", worker.parent)
         idle = _idle.workers
-        if len(idle) < _MOST_IDLE and worker.parent is not None and not worker.parent.parent:
+        if driver.parent is None and len(idle) < _MOST_IDLE:
             idle.append(worker)
         return cast("T", answer)
 
 
-async def in_greenlet(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def may_wait() -> bool:
+    """Return whether synchronous code may wait here for what is asynchronous."""
+    return getattr(getcurrent(), "__sqlalchemy_greenlet_provider__", False)
+
+
+async def in_greenlet(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Call `function` where it may wait for what is asynchronous; as `greenlet_spawn`.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
 
-from fastdb.errors import TransactionFailed
+from fastdb.errors import SessionInUse, TransactionFailed
 
 _KEY = "fastdb.failure"
 
@@ -34,6 +34,15 @@ def failed(error: BaseException) -> TransactionFailed:
         " caught, so its COMMIT was refused and everything was rolled back. Put what may fail"
         " into `async with atomic(session):`, so that only that part is undone; or let the error"
         " go on; or `await session.rollback()` and start over."
+    )
+
+
+def incomplete(refused: SessionInUse) -> TransactionFailed:
+    """Return the exception to raise in place of the COMMIT of a session that `refused` a call."""
+    return TransactionFailed(
+        "A call of this session was refused, because another task was using it, and the error was"
+        f" caught ({refused}) What that call was to do is missing, so COMMIT was refused, and what"
+        " was not committed before was rolled back. Open a session for each task."
     )
 
 

@@ -8,18 +8,29 @@ Problem details as RFC 9457 has them (https://www.rfc-editor.org/rfc/rfc9457).
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from inspect import iscoroutinefunction
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from fastdb.errors import CommitOutcomeUnknown, ConnectionRefused, ErrorKind, classify
+from fastdb.errors import (
+    CommitOutcomeUnknown,
+    ConfigurationError,
+    ConnectionRefused,
+    ErrorKind,
+    classify,
+)
+from fastdb.errors.classification import causes
+from fastdb.options import is_count
+from fastdb.route_names import route_path
 
 logger = logging.getLogger("fastdb.handlers")
 
-# What a database call may raise. The last three are not SQLAlchemy's: asyncpg lets errors of the
-# system through, and drivers refuse some values before the database sees them.
+# What a database call may raise. The last four are not SQLAlchemy's: asyncpg lets errors of the
+# system through, drivers refuse some values before the database sees them, psycopg encodes JSON.
 _RAISED: tuple[type[Exception], ...] = (
     SQLAlchemyError,
     CommitOutcomeUnknown,
@@ -27,7 +38,11 @@ _RAISED: tuple[type[Exception], ...] = (
     OSError,
     OverflowError,
     UnicodeError,
+    RecursionError,
 )
+
+# Which of them anything else may raise, too.
+_COMMON = (OSError, OverflowError, UnicodeError, RecursionError)
 
 _MEDIA_TYPE = "application/problem+json"
 
@@ -49,18 +64,21 @@ class _Answer:
 _BUSY = _Answer(503, "The database is busy. Please try again.")
 _UNREACHABLE = _Answer(503, "The database cannot be reached. Please try again later.")
 _MISSING_OR_WRONG = _Answer(422, "A value is missing, or is not allowed.")
-_UNKNOWN = _Answer(500, "It is not known whether this was saved. Look before you send it again.")
 
-_ANSWERS = {
+# A kind of its own to a client, whom `Retry-After` would let do it twice.
+_COMMIT_OUTCOME_UNKNOWN = "commit_outcome_unknown"
+
+_ANSWERS: dict[str, _Answer] = {
     ErrorKind.UNIQUE: _Answer(409, "This exists already."),
     ErrorKind.FOREIGN_KEY: _Answer(
         409, "This refers to something that does not exist, or something still refers to it."
     ),
-    ErrorKind.BAD_VALUE: _Answer(422, "A value cannot be stored."),
+    ErrorKind.BAD_VALUE: _Answer(422, "The database takes no such value."),
     ErrorKind.NOT_NULL: _MISSING_OR_WRONG,
     ErrorKind.CHECK: _MISSING_OR_WRONG,
     ErrorKind.DEADLOCK: _BUSY,
     ErrorKind.SERIALIZATION: _BUSY,
+    ErrorKind.STALE_PLAN: _Answer(503, "The database was just changed. Please try again."),
     ErrorKind.LOCK_TIMEOUT: _BUSY,
     ErrorKind.POOL_EXHAUSTED: _BUSY,
     ErrorKind.TOO_MANY_CONNECTIONS: _BUSY,
@@ -68,11 +86,14 @@ _ANSWERS = {
     ErrorKind.DISCONNECTED: _UNREACHABLE,
     ErrorKind.UNAVAILABLE: _UNREACHABLE,
     ErrorKind.STATEMENT_TIMEOUT: _Answer(504, "The database took too long."),
+    _COMMIT_OUTCOME_UNKNOWN: _Answer(
+        500, "It is not known whether this was saved. Look before you send it again."
+    ),
 }
 
 _RESPONSES = {
     409: "It conflicts with what is there already.",
-    422: "A value is missing, not allowed, or cannot be stored.",
+    422: "A value is missing, not allowed, or none that the database takes.",
     503: "The database is busy or cannot be reached; `Retry-After` says when to try again.",
     504: "The database took too long.",
 }
@@ -81,11 +102,11 @@ _RESPONSES = {
 def install_error_handlers(app: FastAPI, *, retry_after: int = 1) -> None:
     """Answer database errors with the status that they mean, and with problem details.
 
-    409 for what conflicts with other rows, 422 for values that cannot be stored, 503 with
+    409 for what conflicts with other rows, 422 for values that the database does not take, 503 with
     `Retry-After` for a database that is busy or cannot be reached, 504 for a time limit, 500
     without it where nobody knows whether COMMIT came through. Errors of other kinds go on, as do
     those that did not come out of a database call. What is answered with 5xx is logged to
-    `fastdb.handlers`, with its traceback but for a full pool.
+    `fastdb.handlers` by its route, with its traceback but for a full pool.
 
     A handler of the app's own goes before, for a narrower class of exceptions whenever it was
     added, for the same class if it was added first or replaces this one.
@@ -93,7 +114,15 @@ def install_error_handlers(app: FastAPI, *, retry_after: int = 1) -> None:
     Args:
         app: The app; each one that is mounted in it has handlers of its own.
         retry_after: Seconds after which to try again. Default 1.
+
+    Raises:
+        ConfigurationError: `retry_after` is not a whole number, 0 or more.
     """
+    if not is_count(retry_after) or retry_after < 0:
+        raise ConfigurationError(
+            f"install_error_handlers(retry_after={retry_after!r}): must be a whole number of"
+            " seconds, 0 or more."
+        )
     handle = _Handler(retry_after)
     for each in (*_RAISED, *_raised_by_asyncpg()):
         if each not in app.exception_handlers:
@@ -108,7 +137,15 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
     Args:
         statuses: 409, 422, 503, 504. Default: all but 422.
+
+    Raises:
+        ConfigurationError: A status is none of these.
     """
+    for status in statuses:
+        if status not in _RESPONSES:
+            raise ConfigurationError(
+                f"error_responses({status!r}): must be one of {', '.join(map(str, _RESPONSES))}."
+            )
     return {
         status: {
             "description": _RESPONSES[status],
@@ -125,31 +162,50 @@ class _Handler:
         self._retry_after = str(retry_after)
 
     async def __call__(self, request: Request, error: Exception) -> Response:
-        kind = classify(error)
-        unknown = isinstance(error, CommitOutcomeUnknown)
-        answer = _UNKNOWN if unknown else _ANSWERS.get(kind)
+        kind = _kind_of(error)
+        answer = _ANSWERS.get(kind)
         if answer is None or request.scope["type"] != "http" or not _from_database(error):
-            raise error
-        headers = {}
+            return await _pass_on(request, error)
         if answer.status >= 500:
             # A full pool is met by many at once, and always in the same place.
-            traceback = None if kind is ErrorKind.POOL_EXHAUSTED else error
-            where = (request.method, request.url.path)
-            logger.error("%s %s: %s, %s", *where, answer.status, kind, exc_info=traceback)
-        if answer.status == 503:
-            headers["Retry-After"] = self._retry_after
+            told = None if kind == ErrorKind.POOL_EXHAUSTED else error
+            where = (request.method, route_path(request.scope))
+            logger.error("%s %s: %s, %s", *where, answer.status, kind, exc_info=told)
         return JSONResponse(
             {
                 "type": "about:blank",
                 "title": _TITLES[answer.status],
                 "status": answer.status,
                 "detail": answer.detail,
-                "kind": "commit_outcome_unknown" if unknown else kind.value,
+                "kind": kind,
             },
             answer.status,
-            headers,
+            {"Retry-After": self._retry_after} if answer.status == 503 else None,
             _MEDIA_TYPE,
         )
+
+
+def _kind_of(error: Exception) -> str:
+    if any(isinstance(each, CommitOutcomeUnknown) for each in causes(error)):
+        return _COMMIT_OUTCOME_UNKNOWN
+    return classify(error).value
+
+
+async def _pass_on(request: Request, error: Exception) -> Response:
+    """Answer as if there were no handlers of ours, which stand before those of base classes.
+
+    Raises:
+        Exception: The error, if the app has no handler for it.
+    """
+    handlers = request.scope["app"].exception_handlers
+    for kind in type(error).__mro__:
+        handler = handlers.get(kind)
+        if handler is None or isinstance(handler, _Handler) or kind is Exception:
+            continue
+        if iscoroutinefunction(handler):
+            return cast("Response", await handler(request, error))
+        return cast("Response", await run_in_threadpool(handler, request, error))
+    raise error
 
 
 def _raised_by_asyncpg() -> list[type[Exception]]:
@@ -163,7 +219,7 @@ def _raised_by_asyncpg() -> list[type[Exception]]:
 
 def _from_database(error: Exception) -> bool:
     """Return whether an exception is a database's, or was raised beneath SQLAlchemy."""
-    if not isinstance(error, OSError | OverflowError | UnicodeError):
+    if not isinstance(error, _COMMON):
         return True
     return any(name.startswith("sqlalchemy.") for name in _modules(error))
 
@@ -176,7 +232,7 @@ def _modules(error: BaseException) -> Iterator[str]:
 
 
 def _schema(status: int) -> dict[str, Any]:
-    kinds = sorted({kind.value for kind, answer in _ANSWERS.items() if answer.status == status})
+    kinds = sorted(str(kind) for kind, answer in _ANSWERS.items() if answer.status == status)
     return {
         "title": "Problem",
         "type": "object",

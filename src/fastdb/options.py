@@ -1,6 +1,7 @@
 """How a database is to be used: small frozen values, checked when they are made."""
 
 from dataclasses import dataclass
+from math import isfinite
 from os import PathLike
 from typing import Literal, Self
 
@@ -8,6 +9,9 @@ from fastdb.errors import ConfigurationError
 
 TLSMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 BeginIntent = Literal["immediate", "deferred"]
+
+TIMEOUTS_OPTION = "fastdb_timeouts"
+"""SQLAlchemy's execution option with the `Timeouts` of one session, where it has its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,8 @@ class PoolOptions:
             never. Default 1800, below the idle limits of common servers, proxies and firewalls.
         ping_after: Seconds of idleness after which a connection is checked before it is handed
             out, or None for never. Default 1: a busy connection has just proved that it lives.
+        warn_after: Seconds for which a connection may be held before a warning is logged that
+            tells by whom, or None for never. Default 5: as long as others wait for one.
 
     Raises:
         ConfigurationError: A figure is out of range.
@@ -35,21 +41,23 @@ class PoolOptions:
     max_overflow: int = 0
     recycle: float | None = 1800.0
     ping_after: float | None = 1.0
+    warn_after: float | None = 5.0
     mode: Literal["queue", "null", "transaction_pooler"] = "queue"
 
     def __post_init__(self) -> None:
-        if not _is_count(self.size) or self.size < 1:
+        if not is_count(self.size) or self.size < 1:
             raise ConfigurationError(
                 f"PoolOptions(size={self.size!r}): a pool keeps at least 1 connection;"
                 " write PoolOptions.null() to keep none."
             )
-        if not _is_count(self.max_overflow) or self.max_overflow < 0:
+        if not is_count(self.max_overflow) or self.max_overflow < 0:
             raise ConfigurationError(
                 f"PoolOptions(max_overflow={self.max_overflow!r}): must be 0 or more;"
                 " an unlimited pool would move the queue into the database server."
             )
-        _check_seconds("PoolOptions", "recycle", self.recycle)
-        _check_seconds("PoolOptions", "ping_after", self.ping_after, zero=True)
+        check_seconds("PoolOptions", "recycle", self.recycle, none=True)
+        check_seconds("PoolOptions", "ping_after", self.ping_after, zero=True, none=True)
+        check_seconds("PoolOptions", "warn_after", self.warn_after, none=True)
 
     @classmethod
     def null(cls) -> Self:
@@ -75,9 +83,17 @@ class Timeouts:
         connect: For a new connection to the server. Default 10.
         pool: For a free connection of a full pool. Default 5: a caller who has waited this long
             is better served by an error than by a longer queue.
+        statement: For one statement to end, or None for no limit (PostgreSQL's
+            `statement_timeout`, MariaDB's `max_statement_time`, MySQL's `max_execution_time`,
+            which stops SELECT only; SQLite is interrupted). Default 30: whoever asked has left.
         lock: For a lock that another transaction holds (SQLite's write lock, PostgreSQL's
             `lock_timeout`, MySQL's `innodb_lock_wait_timeout`, which counts whole seconds).
             Default 10.
+        idle_in_transaction: For the next statement of a transaction, or None for no limit; then
+            the server ends the connection and frees its locks (PostgreSQL's
+            `idle_in_transaction_session_timeout`, MariaDB's `idle_transaction_timeout`; MySQL and
+            SQLite have no such limit). Default 300: more than a slow call needs, less than it
+            takes for what was forgotten to do harm.
         close: For a rollback or a COMMIT in flight to end after the caller has gone; then the
             connection is cut. Default 5.
 
@@ -87,12 +103,16 @@ class Timeouts:
 
     connect: float = 10.0
     pool: float = 5.0
+    statement: float | None = 30.0
     lock: float = 10.0
+    idle_in_transaction: float | None = 300.0
     close: float = 5.0
 
     def __post_init__(self) -> None:
         for name in ("connect", "pool", "lock", "close"):
-            _check_seconds("Timeouts", name, getattr(self, name))
+            check_seconds("Timeouts", name, getattr(self, name))
+        for name in ("statement", "idle_in_transaction"):
+            check_seconds("Timeouts", name, getattr(self, name), none=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +194,26 @@ def normal_isolation(level: str | None) -> str | None:
     return None if level is None else level.replace("_", " ").upper()
 
 
-def _is_count(value: object) -> bool:
+def is_count(value: object) -> bool:
+    """Return whether `value` is a whole number, which True is not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_seconds(owner: str, name: str, value: object, *, zero: bool = False) -> None:
-    if value is None and owner == "PoolOptions":
+def check_seconds(
+    owner: str, name: str, value: object, *, zero: bool = False, none: bool = False
+) -> None:
+    """Raise ConfigurationError unless `value` is a number of seconds above 0.
+
+    Args:
+        owner: What has the parameter.
+        name: Of the parameter.
+        value: What was given.
+        zero: Whether 0 will do.
+        none: Whether None will do.
+    """
+    if value is None and none:
         return
-    # Compared so that NaN, which is neither above nor below anything, is refused too.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
     if not (is_number and (value > 0 or (zero and value == 0))):  # type: ignore[operator]
         least = "0 or more" if zero else "above 0"
         raise ConfigurationError(

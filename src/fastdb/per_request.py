@@ -15,6 +15,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from fastdb.callers import serve
 from fastdb.completion import run_to_completion, run_within
 from fastdb.session import (
     AsyncUnitSession,
@@ -25,7 +26,6 @@ from fastdb.session import (
     complete_sync,
     finish_reading,
 )
-from fastdb.sqlite.writelock import serve
 
 Kind = Literal["write", "read", "snapshot"]
 
@@ -47,10 +47,10 @@ class SessionSource(Protocol):
 class RequestSessions:
     """The sessions of one request."""
 
-    __slots__ = ("_made", "_safe")
+    __slots__ = ("_made", "_safe", "serving")
 
     def __init__(self, connection: HTTPConnection) -> None:
-        serve(connection.scope)
+        self.serving = serve(connection.scope)
         # A WebSocket has no method; it stays open for long and so begins as a reader.
         self._safe = connection.scope.get("method", "GET") in _SAFE_METHODS
         self._made: dict[tuple[SessionSource, Kind | Literal["sync"]], Any] = {}
@@ -125,6 +125,8 @@ async def request_sessions(connection: HTTPConnection) -> AsyncIterator[RequestS
     except BaseException:
         await sessions.abandon()
         raise
+    finally:
+        sessions.serving.end()
 
 
 async def stream_sessions(connection: HTTPConnection) -> AsyncIterator[RequestSessions]:
@@ -136,6 +138,8 @@ async def stream_sessions(connection: HTTPConnection) -> AsyncIterator[RequestSe
     except BaseException:
         await sessions.abandon()
         raise
+    finally:
+        sessions.serving.end()
 
 
 async def _in_thread(

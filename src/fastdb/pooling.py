@@ -19,12 +19,22 @@ from fastdb.urls import Backend
 _IDLE_SINCE = "fastdb.idle_since"
 
 
-def pool_arguments(backend: Backend, options: PoolOptions, timeouts: Timeouts) -> dict[str, Any]:
-    """Return the keyword arguments of SQLAlchemy's `create_engine` that say the same."""
+def pool_arguments(
+    backend: Backend, options: PoolOptions, timeouts: Timeouts, *, queue: type[QueuePool]
+) -> dict[str, Any]:
+    """Return the keyword arguments of SQLAlchemy's `create_engine` that say the same.
+
+    Args:
+        backend: The kind of database.
+        options: What was asked for.
+        timeouts: The time limits in force.
+        queue: The class of a pool that keeps connections.
+    """
     if options.mode == "null":
         arguments: dict[str, Any] = {"poolclass": NullPool}
     else:
         arguments = {
+            "poolclass": queue,
             "pool_size": options.size,
             "max_overflow": options.max_overflow,
             "pool_timeout": timeouts.pool,

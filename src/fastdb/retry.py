@@ -9,11 +9,20 @@ from typing import Any, TypeVar
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fastdb.errors import CommitOutcomeUnknown, ConfigurationError, ErrorKind, classify
+from fastdb.errors.classification import causes
+from fastdb.options import check_seconds, is_count
 from fastdb.session import AsyncUnitSession
 
 T = TypeVar("T")
 
-_TRANSIENT = frozenset({ErrorKind.DEADLOCK, ErrorKind.SERIALIZATION, ErrorKind.DISCONNECTED})
+_TRANSIENT = frozenset(
+    {
+        ErrorKind.DEADLOCK,
+        ErrorKind.SERIALIZATION,
+        ErrorKind.STALE_PLAN,
+        ErrorKind.DISCONNECTED,
+    }
+)
 
 # Who was in the way has gone on by then: long enough for a transaction, short enough for a request.
 _FIRST_WAIT_SECONDS = 0.02
@@ -40,10 +49,13 @@ async def run_again(
         ConfigurationError: stamina is not installed, or a figure is out of range.
         Exception: What the last attempt raised.
     """
+    if not is_count(attempts) or attempts < 1:
+        raise ConfigurationError(f"run(attempts={attempts!r}): must be a whole number, 1 or more.")
+    check_seconds("run", "seconds", seconds)
     session: AsyncSession | None = None
 
-    def may_help(error: Exception) -> bool:
-        return is_transient(error) and not _has_committed(session)
+    def may_help(error: BaseException) -> bool:
+        return _is_transient(error) and not _has_committed(session)
 
     async for attempt in _attempts(may_help, attempts, seconds):
         with attempt:
@@ -52,37 +64,34 @@ async def run_again(
     raise AssertionError  # pragma: no cover - the last attempt has returned or raised
 
 
-def is_transient(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     """Return whether the same unit of work may well succeed when it is run again.
 
     Not where COMMIT may have come through, and not where the caller has been cancelled.
     """
-    if isinstance(error, CommitOutcomeUnknown) or not isinstance(error, Exception):
-        return False
     task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    if not isinstance(error, Exception) or (task is not None and task.cancelling()):
         return False
+    if _is_caused_by(error, CommitOutcomeUnknown):
+        return False  # though it counts as DISCONNECTED, and so does what was raised from it
     kind = classify(error)
-    # On servers, who gets no lock has waited for as long as was asked for. SQLite says it at once
-    # where waiting would not help, but beginning anew does.
-    is_busy = kind is ErrorKind.LOCK_TIMEOUT and isinstance(_drivers(error), sqlite3.Error)
-    return kind in _TRANSIENT or is_busy
+    if kind is ErrorKind.LOCK_TIMEOUT:
+        # On servers, who gets no lock has waited for as long as was asked for. SQLite says it at
+        # once where waiting would not help, but beginning anew does.
+        return _is_caused_by(error, sqlite3.Error)
+    return kind in _TRANSIENT
 
 
-def _drivers(error: BaseException) -> Any:
-    return getattr(error, "orig", None) or error
+def _is_caused_by(error: BaseException, cause: type[BaseException]) -> bool:
+    return any(isinstance(each, cause) for each in causes(error))
 
 
 def _has_committed(session: AsyncSession | None) -> bool:
     """Return whether a part of the unit of work is in the database already."""
-    return isinstance(session, AsyncUnitSession) and session.has_committed()
+    return isinstance(session, AsyncUnitSession) and session.has_committed
 
 
-def _attempts(may_help: Callable[[Exception], bool], attempts: int, seconds: float) -> Any:
-    if not isinstance(attempts, int) or attempts < 1:
-        raise ConfigurationError(f"run(attempts={attempts!r}): must be 1 or more.")
-    if not seconds > 0:
-        raise ConfigurationError(f"run(seconds={seconds!r}): must be more than 0.")
+def _attempts(may_help: Callable[[BaseException], bool], attempts: int, seconds: float) -> Any:
     try:
         import stamina
     except ImportError as error:

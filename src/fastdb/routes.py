@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import fastapi.routing
 from fastapi.dependencies.models import Dependant
 
 from fastdb.errors import InvalidRoute, LateWriteWarning
+from fastdb.route_names import routes_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,14 +33,6 @@ def hands_over(kind: SessionKind) -> Callable[[F], F]:
         return dependency
 
     return mark
-
-
-def routes_of(app: Any) -> Iterator[Any]:
-    """Yield the routes of `app`, those of included routers too, with their `dependant`s."""
-    routes = getattr(app, "routes", ())
-    # FastAPI used to copy an included router's routes; newer ones keep them in a tree.
-    contexts = getattr(fastapi.routing, "iter_route_contexts", None)
-    return iter(routes) if contexts is None else contexts(routes)
 
 
 def mounted_apps(app: Any) -> Iterator[Any]:

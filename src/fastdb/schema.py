@@ -50,6 +50,10 @@ def _mysql_lock(connection: Connection) -> Iterator[None]:
     # Names belong to the whole server and have at most 64 characters.
     name = "CONCAT('fastdb.create_all.', SHA1(DATABASE()))"
     got = connection.scalar(text(f"SELECT GET_LOCK({name}, :wait)"), {"wait": _WAIT_SECONDS})
+    if got is None:  # there is no name without a database
+        raise ConfigurationError(
+            "create_all() makes tables in a database, and the URL names none: mysql://…/name."
+        )
     if got != 1:
         raise ConfigurationError(
             f"create_all() waited {_WAIT_SECONDS} seconds for another process that creates"

@@ -8,8 +8,9 @@ from typing import Any, Self
 from sqlalchemy import Engine, MetaData, select
 from sqlalchemy.orm import Session
 
+from fastdb.blocking import allow_on_event_loop, refuse_if_it_blocks
 from fastdb.engines import Engines
-from fastdb.options import BeginIntent
+from fastdb.options import BeginIntent, Timeouts
 from fastdb.schema import create_all
 from fastdb.session import (
     TwinSession,
@@ -25,7 +26,8 @@ class SyncDatabase:
         with db.sync.session() as session:
             session.add(Hero(name="Deadpond"))
 
-    It belongs to threads and scripts: on the thread of an event loop it would stop every request.
+    It belongs to threads and scripts: on the thread of an event loop it would stop every request,
+    and is refused.
     Its engines are made at first use and closed with the Database, or by `close()`.
     """
 
@@ -55,15 +57,28 @@ class SyncDatabase:
 
     @contextmanager
     def session(
-        self, *, isolation: str | None = None, begin: BeginIntent | None = None
+        self,
+        *,
+        isolation: str | None = None,
+        timeouts: Timeouts | None = None,
+        begin: BeginIntent | None = None,
+        on_event_loop: bool = False,
     ) -> Iterator[Session]:
         """Open one unit of work: COMMIT on success, ROLLBACK on any exception, close always.
 
         Args:
             isolation: Isolation level of this transaction. Default: the Database's.
+            timeouts: Time limits of this transaction: `statement`, `lock` and
+                `idle_in_transaction`. Default: the Database's.
             begin: On SQLite, "immediate" or "deferred". Default: by `SQLiteOptions.begin`.
+            on_event_loop: Allow it on the thread of an event loop, which it blocks. Default: no.
+
+        Raises:
+            EventLoopBlocked: It is used on the thread of an event loop.
         """
-        session = self.new_session(isolation=isolation, begin=begin)
+        session = self.new_session(
+            isolation=isolation, timeouts=timeouts, begin=begin, on_event_loop=on_event_loop
+        )
         try:
             yield session
         except BaseException:
@@ -72,17 +87,25 @@ class SyncDatabase:
         complete_sync(session)
 
     @contextmanager
-    def read_session(self, *, snapshot: bool = False) -> Iterator[Session]:
+    def read_session(
+        self,
+        *,
+        snapshot: bool = False,
+        timeouts: Timeouts | None = None,
+        on_event_loop: bool = False,
+    ) -> Iterator[Session]:
         """Open a session that only reads; the database refuses writes.
 
         Args:
             snapshot: Let all statements see one consistent view. Default: each sees what is
                 committed when it runs (on SQLite always a snapshot).
+            timeouts: Time limits of this session, as in `session`. Default: the Database's.
+            on_event_loop: Allow it on the thread of an event loop, which it blocks. Default: no.
         """
         engines = self._engines
-        session = self._session_class(
-            engines.snapshot if snapshot else engines.read, **self._session_options
-        )
+        engine = engines.limited(engines.snapshot if snapshot else engines.read, timeouts)
+        engine = allow_on_event_loop(engine, on_event_loop)
+        session = self._session_class(engine, **self._session_options)
         session.reads_only = True
         try:
             yield session
@@ -92,20 +115,40 @@ class SyncDatabase:
         finish_reading_sync(session)
 
     def new_session(
-        self, *, isolation: str | None = None, begin: BeginIntent | None = None
+        self,
+        *,
+        isolation: str | None = None,
+        timeouts: Timeouts | None = None,
+        begin: BeginIntent | None = None,
+        on_event_loop: bool = False,
     ) -> TwinSession:
         """Return a session for whoever ends it: for integrations; others use `session()`."""
-        engine = self._engines.variant(self._begin_to_write if begin is None else begin, isolation)
+        begin = self._begin_to_write if begin is None else begin
+        engine = self._engines.variant(begin, isolation, timeouts)
+        engine = allow_on_event_loop(engine, on_event_loop)
         return self._session_class(engine, **self._session_options)
 
-    def create_all(self, metadata: MetaData) -> None:
-        """Create the missing tables; safe when several processes start at once."""
-        with self._engines.variant("immediate", None).begin() as connection:
+    def create_all(self, metadata: MetaData, *, on_event_loop: bool = False) -> None:
+        """Create the missing tables; safe when several processes start at once.
+
+        Args:
+            metadata: The tables.
+            on_event_loop: Allow it on the thread of an event loop, which it blocks. Default: no.
+        """
+        engine = allow_on_event_loop(self._engines.variant("immediate", None), on_event_loop)
+        refuse_if_it_blocks(engine.get_execution_options())
+        with engine.begin() as connection:
             create_all(connection, metadata)
 
-    def ping(self) -> None:
-        """Ask the database for an answer, and raise what it raises."""
-        with self.read_engine.connect() as connection:
+    def ping(self, *, on_event_loop: bool = False) -> None:
+        """Ask the database for an answer, and raise what it raises.
+
+        Args:
+            on_event_loop: Allow it on the thread of an event loop, which it blocks. Default: no.
+        """
+        engine = allow_on_event_loop(self.read_engine, on_event_loop)
+        refuse_if_it_blocks(engine.get_execution_options())
+        with engine.connect() as connection:
             connection.execute(select(1))
 
     def close(self) -> None:

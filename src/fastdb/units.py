@@ -14,7 +14,9 @@ from types import TracebackType
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.requests import HTTPConnection
 
+from fastdb.callers import serve
 from fastdb.session import AsyncUnitSession, abandon
 
 _open_units: ContextVar[dict[AsyncUnitSession, asyncio.Task[Any] | None] | None] = ContextVar(
@@ -55,7 +57,7 @@ class UnitOfWork(AbstractAsyncContextManager[AsyncSession]):
         await (self._finish if exc_type is None else abandon)(self._session)
 
 
-async def end_strays() -> AsyncIterator[None]:
+async def end_strays(connection: HTTPConnection) -> AsyncIterator[None]:
     """Once the response has been sent, roll back what was opened for it and is still open.
 
     A dependency in FastAPI's default scope. Tasks that go on after the response keep what they
@@ -63,9 +65,11 @@ async def end_strays() -> AsyncIterator[None]:
     """
     units: dict[AsyncUnitSession, asyncio.Task[Any] | None] = {}
     _open_units.set(units)
+    serving = serve(connection.scope)
     try:
         yield
     finally:
+        serving.end()
         _open_units.set(None)
         async with AsyncExitStack() as each:
             for session, task in units.items():

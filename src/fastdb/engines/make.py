@@ -11,7 +11,7 @@ from sqlalchemy.pool import QueuePool
 
 from fastdb.credentials import ask_for_password
 from fastdb.engines.recipe import Recipe
-from fastdb.fair_pool import FairQueuePool
+from fastdb.forks import forget_in_children
 from fastdb.options import BeginIntent, normal_isolation
 from fastdb.pooling import (
     check_idle_connections,
@@ -19,11 +19,13 @@ from fastdb.pooling import (
     roll_back_at_return,
     stop_cancelled_statements,
 )
-from fastdb.server_settings import apply_server_settings, connect_arguments
+from fastdb.pools import FairQueuePool, WatchedQueuePool, watch_holders
+from fastdb.server import apply_server_settings, connect_arguments
 from fastdb.sqlite.cancellation import interrupt_at_cancellation
 from fastdb.sqlite.connection import connection_class, verify_foreign_connections
 from fastdb.sqlite.transactions import begin_ourselves
 from fastdb.sqlite.writelock import write_lock_of
+from fastdb.stale_plans import renew_stale_plans
 from fastdb.tls import install_tls_verification, tls_connect_args
 
 # SQLAlchemy finds the dialect by its entry point as well, for those who name it in a URL. Looking
@@ -33,9 +35,7 @@ registry.register("sqlite.fastdb", "fastdb.sqlite.dialect", "SQLiteDialect_fastd
 
 def make_async_engine(recipe: Recipe, *, read_only: bool = False) -> AsyncEngine:
     """Make an async engine; with `read_only` the database itself refuses writes on it."""
-    arguments = _arguments(recipe, read_only)
-    if recipe.pool.mode != "null" and "pool" not in arguments:
-        arguments.setdefault("poolclass", FairQueuePool)
+    arguments = _arguments(recipe, read_only, FairQueuePool)
     if recipe.target.backend == "sqlite" and recipe.sqlite.accelerate:
         url = recipe.target.url.set(drivername="sqlite+fastdb")
         engine = create_async_engine(url, **arguments, **_dialect_arguments(recipe, read_only))
@@ -47,16 +47,16 @@ def make_async_engine(recipe: Recipe, *, read_only: bool = False) -> AsyncEngine
 
 def make_sync_engine(recipe: Recipe, *, read_only: bool = False) -> Engine:
     """Make a synchronous engine, as `make_async_engine` does."""
-    arguments = _arguments(recipe, read_only)
+    arguments = _arguments(recipe, read_only, WatchedQueuePool)
     engine = sqlalchemy.create_engine(recipe.target.url, **arguments)
     _equip(engine, recipe, arguments, read_only)
     return engine
 
 
-def _arguments(recipe: Recipe, read_only: bool) -> dict[str, Any]:
+def _arguments(recipe: Recipe, read_only: bool, queue: type[QueuePool]) -> dict[str, Any]:
     """Return SQLAlchemy's arguments: ours, and over them the caller's."""
     theirs = dict(recipe.sqlalchemy_options)
-    ours = pool_arguments(recipe.target.backend, recipe.pool, recipe.waits)
+    ours = pool_arguments(recipe.target.backend, recipe.pool, recipe.waits, queue=queue)
     if "pool" in theirs:
         ours = {}
     elif not issubclass(theirs.get("poolclass") or QueuePool, QueuePool):
@@ -83,6 +83,7 @@ def _dialect_arguments(recipe: Recipe, read_only: bool) -> dict[str, Any]:
         "inline_reads": recipe.sqlite.inline_reads,
         "reads_only": read_only,
         "close_seconds": recipe.waits.close,
+        "statement_seconds": recipe.waits.statement,
         "write_lock": write_lock_of(recipe.target.url.database),
     }
 
@@ -107,6 +108,12 @@ def _equip(engine: Engine, recipe: Recipe, arguments: dict[str, Any], read_only:
     """Listen on `engine` for all that is promised of it."""
     target = recipe.target
     roll_back_at_return(engine)
+    forget_in_children(engine)
+    watch_holders(
+        engine,
+        size=arguments.get("pool_size", 0) + max(arguments.get("max_overflow", 0), 0),
+        warn_after=recipe.pool.warn_after,
+    )
     if target.backend == "sqlite":
         if not arguments.keys().isdisjoint(("creator", "async_creator", "pool")):
             verify_foreign_connections(engine, recipe.sqlite, query_only=read_only)
@@ -117,8 +124,16 @@ def _equip(engine: Engine, recipe: Recipe, arguments: dict[str, Any], read_only:
         ask_for_password(engine, recipe.password)
     check_idle_connections(engine, recipe.pool.ping_after)
     stop_cancelled_statements(engine, recipe.waits.close)
+    renew_stale_plans(engine, read_only=read_only)
     install_tls_verification(engine, target.driver, recipe.tls or target.tls)
-    apply_server_settings(engine, target.backend, recipe.pool, recipe.timeouts, read_only=read_only)
+    apply_server_settings(
+        engine,
+        target.backend,
+        recipe.pool,
+        recipe.timeouts,
+        read_only=read_only,
+        autocommits=read_only or recipe.autocommits,
+    )
 
 
 def _equip_plain_sqlite(
@@ -132,6 +147,7 @@ def _equip_plain_sqlite(
         autocommit=normal_isolation(arguments.get("isolation_level")) == "AUTOCOMMIT",
         reads_only=read_only,
         lock_seconds=float(arguments["connect_args"]["timeout"]),
+        statement_seconds=recipe.waits.statement,
     )
     if engine.dialect.is_async:
         interrupt_at_cancellation(engine, recipe.waits.close)

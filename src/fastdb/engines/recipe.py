@@ -88,6 +88,20 @@ class Recipe:
         """The time limits in force."""
         return self.timeouts or Timeouts()
 
+    @property
+    def isolation(self) -> str | None:
+        """The isolation level of transactions that are given none; None for the server's."""
+        options = self.sqlalchemy_options
+        level: str | None = {**options, **(options.get("execution_options") or {})}.get(
+            "isolation_level"
+        )
+        return level
+
+    @property
+    def autocommits(self) -> bool:
+        """Whether transactions are none, unless they are given an isolation level."""
+        return normal_isolation(self.isolation) == "AUTOCOMMIT"
+
     def in_file(self, path: Path) -> "Recipe":
         """Return this recipe for the SQLite file at `path`, in place of one in memory."""
         url = self.target.url.set(database=str(path), query={})

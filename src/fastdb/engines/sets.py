@@ -4,15 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, Pool
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from fastdb.blocking import refuse_on_event_loop
 from fastdb.engines.make import make_async_engine, make_sync_engine
 from fastdb.engines.recipe import GIVEN_BY_SQLITE, Recipe
 from fastdb.errors import ConfigurationError
 from fastdb.guards import refuse_failed_commits
-from fastdb.options import BeginIntent, normal_isolation
-from fastdb.server_settings import begin_read_only
+from fastdb.options import TIMEOUTS_OPTION, BeginIntent, Timeouts, normal_isolation
+from fastdb.pools import FairQueuePool
+from fastdb.server import NO_LIMITS, begin_read_only, compare_with_server
 from fastdb.sqlite.intent import BEGIN_OPTION
 
 E = TypeVar("E", Engine, AsyncEngine)
@@ -27,22 +29,28 @@ class Engines(Generic[E]):
         read: Is held read-only by the database; each statement sees what is committed.
         snapshot: Is read-only too; all statements of a transaction see one consistent view.
         is_sqlite: Its transactions begin with an intent, and are always serializable.
+        autocommits: Its transactions are none, unless they are given an isolation level.
+        takes_timeouts: Whether a session may have time limits of its own.
     """
 
     main: E
     read: E
     snapshot: E
     is_sqlite: bool = False
+    autocommits: bool = False
+    takes_timeouts: bool = True
     _variants: dict[tuple[BeginIntent | None, str | None], E] = field(default_factory=dict)
 
-    def variant(self, begin: BeginIntent | None, isolation: str | None) -> E:
-        """Return `main`, with transactions that begin as said; the connections are the same."""
+    def variant(
+        self, begin: BeginIntent | None, isolation: str | None, timeouts: Timeouts | None = None
+    ) -> E:
+        """Return `main`, with transactions as said; the connections are the same."""
         if not self.is_sqlite:
             begin = None
-        elif normal_isolation(isolation) in GIVEN_BY_SQLITE:
+        elif normal_isolation(isolation) in GIVEN_BY_SQLITE and not self.autocommits:
             isolation = None
         if begin is None and isolation is None:
-            return self.main
+            return self.limited(self.main, timeouts)
         engine = self._variants.get((begin, isolation))
         if engine is None:
             options: dict[str, Any] = {}
@@ -52,7 +60,19 @@ class Engines(Generic[E]):
             if isolation is not None:
                 options["isolation_level"] = isolation
             engine = self._variants[begin, isolation] = self.main.execution_options(**options)
-        return engine
+        return self.limited(engine, timeouts)
+
+    def limited(self, engine: E, timeouts: Timeouts | None) -> E:
+        """Return `engine` with time limits of its own, where there are any.
+
+        Raises:
+            ConfigurationError: MySQL cannot have them through a transaction pooler.
+        """
+        if timeouts is None:
+            return engine
+        if not self.takes_timeouts:
+            raise ConfigurationError(NO_LIMITS)
+        return engine.execution_options(**{TIMEOUTS_OPTION: timeouts})
 
 
 def _check_begin(begin: str) -> None:
@@ -66,13 +86,24 @@ def async_engines(recipe: Recipe) -> Engines[AsyncEngine]:
     """Make the async engines of a Database."""
     engines = _engines(recipe, make_async_engine)
     refuse_failed_commits(engines.main.sync_engine)
+    both = [engine.sync_engine for engine in (engines.main, engines.read)]
+    each = _most(engines.main.pool)
+    if each and recipe.target.backend != "sqlite" and recipe.pool.mode == "queue":
+        compare_with_server(both, recipe.target.backend, each=each)
     return engines
+
+
+def _most(pool: Pool) -> int:
+    """Return how many connections one of our pools may hold; 0 for the user's own."""
+    return pool.holders.size if isinstance(pool, FairQueuePool) and pool.holders else 0
 
 
 def sync_engines(recipe: Recipe) -> Engines[Engine]:
     """Make the engines of a Database's synchronous twin."""
     engines = _engines(recipe, make_sync_engine)
     refuse_failed_commits(engines.main)
+    refuse_on_event_loop(engines.main)
+    refuse_on_event_loop(engines.read)
     return engines
 
 
@@ -82,10 +113,11 @@ def _engines(recipe: Recipe, make: Callable[..., E]) -> Engines[E]:
     if recipe.pool.mode == "transaction_pooler":
         # Session state would reach other clients of the pooler: read-only is said with each
         # BEGIN, on the same connections.
-        return Engines(main, *_read_only_variants(main, backend))
+        variants = _read_only_variants(main, backend)
+        return Engines(main, *variants, takes_timeouts=backend == "postgresql")
     read = make(recipe, read_only=True)
     if backend == "sqlite":
-        return Engines(main, read, read, is_sqlite=True)
+        return Engines(main, read, read, is_sqlite=True, autocommits=recipe.autocommits)
     if backend == "postgresql":
         return Engines(main, read, read.execution_options(isolation_level="REPEATABLE READ"))
     # Leaving autocommit and coming back would cost MySQL four round trips: the connection stays

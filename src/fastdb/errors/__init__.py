@@ -1,7 +1,7 @@
 """What can go wrong, by name.
 
 FastdbError
-├── ConfigurationError            what was asked for cannot work; raised before any request
+├── ConfigurationError            what was asked for cannot work, whatever the database answers
 │   ├── InvalidURL                the database URL, or one of its parameters
 │   ├── MissingDriver             no installed driver fits (also an ImportError)
 │   └── InvalidRoute              a route that would silently lose data (start-up)
@@ -11,7 +11,12 @@ FastdbError
 ├── DatabaseNotBound              no Database belongs to the app that is serving
 ├── DatabaseClosed                the Database was closed, or is not open in this event loop
 ├── SessionEnded                  a session was used after its unit of work
-├── TransactionFailed             a database error was caught, and COMMIT attempted all the same
+├── SessionInUse                  two tasks used one session at the same time
+├── LazyLoadRefused               a lazy load outside of an `await` (also a MissingGreenlet)
+├── EventLoopBlocked              the synchronous twin on the thread of an event loop
+├── TransactionFailed             an error was caught, and COMMIT attempted all the same
+├── PoolExhausted                 no connection of the pool was free in time (SQLAlchemy's too)
+├── WrongEventLoop                an engine was used in another event loop than before
 ├── CommitOutcomeUnknown          the connection was lost while COMMIT was in flight
 └── WriteLockHeld                 a task waits for the SQLite write lock that it holds itself
 
@@ -28,16 +33,21 @@ from fastdb.errors.exceptions import (
     ConnectionRefused,
     DatabaseClosed,
     DatabaseNotBound,
+    EventLoopBlocked,
     FastdbError,
     ForeignKeysNotEnforced,
     InvalidRoute,
     InvalidURL,
     LateWriteWarning,
+    LazyLoadRefused,
     MissingDriver,
+    PoolExhausted,
     SessionEnded,
+    SessionInUse,
     TLSNotEstablished,
     TransactionFailed,
     WriteLockHeld,
+    WrongEventLoop,
 )
 from fastdb.errors.kinds import ErrorKind
 
@@ -48,16 +58,21 @@ __all__ = [
     "DatabaseClosed",
     "DatabaseNotBound",
     "ErrorKind",
+    "EventLoopBlocked",
     "FastdbError",
     "ForeignKeysNotEnforced",
     "InvalidRoute",
     "InvalidURL",
     "LateWriteWarning",
+    "LazyLoadRefused",
     "MissingDriver",
+    "PoolExhausted",
     "SessionEnded",
+    "SessionInUse",
     "TLSNotEstablished",
     "TransactionFailed",
     "WriteLockHeld",
+    "WrongEventLoop",
     "classify",
     "constraint_name",
 ]

@@ -1,5 +1,7 @@
 """The exceptions that fastdb raises; their tree is told in the package."""
 
+from sqlalchemy import exc
+
 
 class FastdbError(Exception):
     """Everything that fastdb itself raises."""
@@ -45,8 +47,22 @@ class SessionEnded(FastdbError):
     """A session was used after its unit of work had ended."""
 
 
+class SessionInUse(FastdbError):
+    """A task used a session while another task was inside one of its calls."""
+
+
+class LazyLoadRefused(FastdbError, exc.MissingGreenlet):
+    """Something was to be loaded lazily outside of an `await`, where nothing can be waited for."""
+
+    code = ""  # no link to SQLAlchemy's page: the message says what to write
+
+
+class EventLoopBlocked(FastdbError):
+    """The synchronous twin was used on the thread of an event loop, which it would block."""
+
+
 class TransactionFailed(FastdbError):
-    """A statement of this transaction failed, so its COMMIT was refused and it was rolled back."""
+    """A part of this transaction failed, so its COMMIT was refused and it was rolled back."""
 
 
 class CommitOutcomeUnknown(FastdbError):
@@ -62,3 +78,40 @@ class WriteLockHeld(FastdbError):
 
 class LateWriteWarning(UserWarning):
     """A `yield` dependency in the default scope outlives the session that it depends on."""
+
+
+class PoolExhausted(FastdbError, exc.TimeoutError):
+    """No connection of a pool was free within `Timeouts.pool`; also SQLAlchemy's `TimeoutError`.
+
+    Attributes:
+        database: The name of the database; on SQLite, its path.
+        size: How many connections the pool holds at most.
+        in_use: How many are taken.
+        holder: Who has held one longest, such as "GET /reports/{id}" or "Task 'import'".
+        held_seconds: For how long.
+        holds_one_itself: Whether the task that waited, or another one of the same request, holds
+            one of them: where many do so, they may wait for each other.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        database: str = "",
+        size: int = 0,
+        in_use: int = 0,
+        holder: str | None = None,
+        held_seconds: float | None = None,
+        holds_one_itself: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.database = database
+        self.size = size
+        self.in_use = in_use
+        self.holder = holder
+        self.held_seconds = held_seconds
+        self.holds_one_itself = holds_one_itself
+
+
+class WrongEventLoop(FastdbError):
+    """An engine was used in another event loop than the one that its connections belong to."""

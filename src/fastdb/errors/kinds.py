@@ -16,11 +16,13 @@ class ErrorKind(StrEnum):
     CHECK = "check"
     """A CHECK constraint was violated."""
     BAD_VALUE = "bad_value"
-    """The database cannot hold such a value: too long, too large, not of its type."""
+    """The database takes no such value: too long, too large, not of its type, no column's name."""
     DEADLOCK = "deadlock"
     """Transactions waited for each other, and this one was chosen to be rolled back."""
     SERIALIZATION = "serialization"
     """Another transaction has changed what this one has read, so that it has to begin anew."""
+    STALE_PLAN = "stale_plan"
+    """A table has changed since PostgreSQL prepared the statement: the next attempt will do."""
     LOCK_TIMEOUT = "lock_timeout"
     """A lock was not free in time."""
     STATEMENT_TIMEOUT = "statement_timeout"
@@ -87,8 +89,8 @@ MYSQL_ERRORS = {
         _K.NOT_NULL: (1048, 1364, 1566),
         _K.CHECK: (3819, 4025),
         _K.BAD_VALUE: (
-            1264, 1265, 1292, 1300, 1365, 1366, 1367, 1406, 1411, 1416, 1441, 1690, 3140, 3141,
-            3988, 4038,
+            1153, 1264, 1265, 1292, 1300, 1365, 1366, 1367, 1406, 1411, 1416, 1441, 1690, 3140,
+            3141, 3157, 3988, 4038,
         ),
         _K.DEADLOCK: (1213, 1614),
         _K.SERIALIZATION: (1020,),

@@ -1,5 +1,6 @@
 """What fastdb adds to an `AsyncSession`: a COMMIT that is not cut in two, and streaming reads."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -9,11 +10,12 @@ from fastdb.completion import run_to_completion
 from fastdb.errors import ConfigurationError
 from fastdb.greenlets import GreenletCall
 from fastdb.session.calls import quick_calls
-from fastdb.session.unit import UnitSession, unit_session_class
+from fastdb.session.inner import InnerSession, inner_session_class
+from fastdb.session.transactions import refuse_around_anothers
 
 
 class AsyncUnitSession(AsyncSession):
-    """An async session around a `UnitSession`, which is made when it is first used.
+    """An async session around an `InnerSession`, which is made when it is first used.
 
     Making it is most of what an unused session would cost: many requests take one and never
     need it, because they answer from a cache, or 401, or 422.
@@ -23,8 +25,8 @@ class AsyncUnitSession(AsyncSession):
     is_lazy = True
     reads_only = False
     snapshot_engine: AsyncEngine | None = None
-    sync_session: UnitSession  # pyright: ignore[reportIncompatibleVariableOverride]
-    sync_session_class: type[UnitSession] = UnitSession  # pyright: ignore[reportIncompatibleVariableOverride]
+    sync_session: InnerSession  # pyright: ignore[reportIncompatibleVariableOverride]
+    sync_session_class: type[InnerSession] = InnerSession  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, bind: AsyncEngine, **options: Any) -> None:
         self._to_make: tuple[AsyncEngine, dict[str, Any]] | None = (bind, options)
@@ -57,8 +59,9 @@ class AsyncUnitSession(AsyncSession):
         self._ended_unused = self._to_make is not None
         return self._ended_unused
 
+    @property
     def has_committed(self) -> bool:
-        """Return whether something was committed, by whichever call."""
+        """Whether something was committed, by whichever call."""
         return self._to_make is None and self.sync_session.has_committed
 
     async def commit(self) -> None:
@@ -77,7 +80,24 @@ class AsyncUnitSession(AsyncSession):
         """As `commit`, and end before the callbacks run: what they need, they open themselves."""
         await self._commit(and_end=True)
 
+    async def commit_block(self, commit: Callable[[], None]) -> None:
+        """End the transaction of a block of `begin()` with COMMIT, which is not cut in two either.
+
+        Raises:
+            CommitOutcomeUnknown: The connection was lost while COMMIT was in flight.
+            TransactionFailed: A call was refused, and its error caught.
+        """
+        unit = self.sync_session
+        if unit.holds_changes():
+            await self.flush()
+        committing = GreenletCall(unit.commit_block, commit)
+        if committing.has_ended:
+            await committing.end()
+        else:
+            await run_to_completion(committing.end(), seconds=self.close_seconds, give_up=unit.cut)
+
     async def _commit(self, *, and_end: bool) -> None:
+        refuse_around_anothers(self, "commit")
         unit = self.sync_session
         if unit.holds_changes():
             # In the caller's own task: a cancellation here comes before COMMIT and rolls back,
@@ -138,7 +158,7 @@ def async_unit_session_class(
         "close_seconds": close_seconds,
         # Another __init__ may set what an app reads or has set before the first statement.
         "is_lazy": session_class.__init__ is AsyncSession.__init__,
-        "sync_session_class": unit_session_class(sync_class, UnitSession),
+        "sync_session_class": inner_session_class(sync_class),
         **quick_calls(session_class),
     }
     made = type(session_class.__name__, (AsyncUnitSession, session_class), attributes)

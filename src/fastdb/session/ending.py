@@ -1,13 +1,18 @@
 """The three ends of a session: it has succeeded, it has only read, it has failed."""
 
+import asyncio
 import logging
 
 from fastdb.completion import run_within
 from fastdb.greenlets import GreenletCall
 from fastdb.session.async_unit import AsyncUnitSession
+from fastdb.session.inner import InnerSession
 from fastdb.session.unit import UnitSession
 
 logger = logging.getLogger("fastdb.session")
+
+# Who waits on a connection that was cut is woken by an error: this is the time for that.
+_AFTER_CUT_SECONDS = 1.0
 
 
 async def complete(session: AsyncUnitSession) -> None:
@@ -16,11 +21,11 @@ async def complete(session: AsyncUnitSession) -> None:
         return
     unit = session.sync_session
     try:
-        if unit.in_transaction():
-            await session.commit_and_end()
-        else:
+        if unit.has_nothing_to_commit:
             unit.end()
             await unit.callbacks.run_async()  # of a COMMIT that was not made through the session
+        else:
+            await session.commit_and_end()
     except BaseException:
         await abandon(session)
         raise
@@ -45,6 +50,9 @@ async def abandon(session: AsyncUnitSession) -> None:
     if session.end_unused():
         return
     unit = session.sync_session
+    if unit.one_task.is_inside:
+        await _end_when_left(unit, session.close_seconds)
+        return
     if not unit.in_transaction():
         unit.end()
         await unit.callbacks.run_async()  # an earlier COMMIT stays, whatever came after it
@@ -57,7 +65,31 @@ async def abandon(session: AsyncUnitSession) -> None:
             await run_within(end.end(), seconds=session.close_seconds, give_up=unit.cut)
     except Exception:
         logger.warning("A session could not be rolled back cleanly", exc_info=True)
-    await unit.callbacks.run_async()
+    finally:
+        await unit.callbacks.run_async()  # also where the caller is cancelled meanwhile
+
+
+async def _end_when_left(unit: InnerSession, seconds: float) -> None:
+    """Let the task that is inside a call have its answer, in bounded time, and end the session.
+
+    Nobody may end it beneath that call: it could take a connection that nobody gives back. So who
+    is inside ends it, however late that is.
+    """
+    if unit.one_task.is_to_end:
+        return  # the rest of the request's end comes by, and has nothing to wait for
+    left = unit.one_task.when_left(unit.end_quietly)
+
+    async def wait() -> None:
+        await asyncio.wait({left}, timeout=seconds)
+        if not left.done():
+            unit.cut()
+            await asyncio.wait({left}, timeout=_AFTER_CUT_SECONDS)
+
+    longest = seconds + _AFTER_CUT_SECONDS + 1
+    try:
+        await run_within(wait(), seconds=longest, give_up=lambda: None)
+    finally:
+        await unit.callbacks.run_async()
 
 
 def complete_sync(session: UnitSession) -> None:

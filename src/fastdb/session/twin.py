@@ -2,7 +2,7 @@
 
 A request whose task is cancelled does not stop the thread that its `def` endpoint runs in. The
 session must not be ended beneath that thread: ending waits until the statement is over, and what
-the thread does next is refused.
+the thread does next is refused. Nor may it block an event loop.
 """
 
 import threading
@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from fastdb.blocking import refuse_if_it_blocks
 from fastdb.session.unit import UnitSession, unit_session_class
 
 
@@ -22,6 +23,13 @@ class TwinSession(UnitSession):
         super().__init__(*args, **kwargs)
         self.was_used = False
         self._inside = threading.RLock()
+
+    def get_bind(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the engine, where it may block: not on the thread of an event loop."""
+        bind = super().get_bind(*args, **kwargs)
+        # Already here, as taking a connection may block for as long as a statement.
+        refuse_if_it_blocks(bind.get_execution_options())
+        return bind
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         """Execute, while no other thread is inside."""

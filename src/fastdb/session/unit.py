@@ -1,4 +1,4 @@
-"""What fastdb adds to a `Session`: the twin's own, and the one inside every async session."""
+"""What fastdb adds to every `Session`: the twin's own, and the one inside an async session."""
 
 from typing import Any, TypeVar, cast
 
@@ -56,11 +56,7 @@ class UnitSession(Session):
             self.rollback()
             if isinstance(error, exc.PendingRollbackError):
                 raise failed(cause) from cause
-            if _lost(error):
-                raise CommitOutcomeUnknown(
-                    "The connection was lost while COMMIT was in flight: the transaction may or"
-                    " may not have been committed. Look for its rows before you run it again."
-                ) from error
+            raise_if_unknown(error)
             raise
 
     def flush(self, *args: Any, **kwargs: Any) -> None:
@@ -159,12 +155,21 @@ class UnitSession(Session):
 
 def unit_session_class(session_class: type[Session], addition: type[S]) -> type[S]:
     """Return `session_class` with `addition`, a kind of `UnitSession`, in front."""
-    made = type(session_class.__name__, (addition, session_class), {})
+    made = cast("type[S]", type(session_class.__name__, (addition, session_class), {}))
     event.listen(made, "after_begin", UnitSession.note_connection)
     event.listen(made, "after_commit", UnitSession.note_committed)
-    event.listen(made, "after_soft_rollback", UnitSession.note_rolled_back)
+    event.listen(made, "after_soft_rollback", made.note_rolled_back)
     event.listen(made, "after_transaction_end", UnitSession.note_ended)
-    return cast("type[S]", made)
+    return made
+
+
+def raise_if_unknown(error: BaseException) -> None:
+    """Raise CommitOutcomeUnknown if `error`, which came out of COMMIT, is a lost connection."""
+    if _lost(error):
+        raise CommitOutcomeUnknown(
+            "The connection was lost while COMMIT was in flight: the transaction may or may not"
+            " have been committed. Look for its rows before you run it again."
+        ) from error
 
 
 def _lost(error: BaseException) -> bool:

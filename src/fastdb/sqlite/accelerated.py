@@ -24,7 +24,6 @@ from sqlalchemy.dialects.sqlite.aiosqlite import (
     AsyncAdapt_aiosqlite_dbapi,
 )
 
-from fastdb.options import BeginIntent
 from fastdb.sqlite.cancellation import stop
 from fastdb.sqlite.cursors import AcceleratedCursor, StreamingCursor
 from fastdb.sqlite.hops import (
@@ -34,14 +33,18 @@ from fastdb.sqlite.hops import (
     end,
     fetch_all,
     fetch_little,
+    fetch_more,
     look_at,
     open_stream,
     take_over_waiting,
     timed,
+    wait_for_locks,
+    within_limit,
 )
 from fastdb.sqlite.inline import STEPS_BETWEEN_LOOKS, InlineReads
 from fastdb.sqlite.intent import (
     Begin,
+    Terms,
     begin_for,
     is_begin,
     is_read,
@@ -95,6 +98,7 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
         self._raw: sqlite3.Connection = driver_connection._conn  # noqa: SLF001
         self._equipment = Equipment(WriteLock(), None, close_seconds=5.0, reads_only=False)
         self._lock_seconds = 5.0
+        self._sqlite_waits_seconds: float | None = 5.0
         self._waits_itself = False  # for locks; else SQLite does, asleep in the thread
         self._may_work_here = False  # on the loop's thread
         self._one_at_a_time = asyncio.Lock()
@@ -114,7 +118,7 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
         in many places: they keep SQLite's way, and nothing of them runs on the loop's thread.
         """
         milliseconds, is_wal = self.run_async(lambda _: self._hop(take_over_waiting))
-        self._lock_seconds = milliseconds / 1000
+        self._lock_seconds = self._sqlite_waits_seconds = milliseconds / 1000
         self._waits_itself = is_wal
         self._may_work_here = is_wal and self._is_for_all_threads()
         inline_reads = equipment.inline_reads if self._may_work_here else None
@@ -209,22 +213,22 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
         """Execute on a new cursor and return it, as sqlite3's connections do."""
         return self.cursor().execute(operation, parameters)
 
-    def run(self, statement: str, parameters: Any, intent: BeginIntent) -> Answer:
+    def run(self, statement: str, parameters: Any, terms: Terms) -> Answer:
         """Run a statement and fetch its rows, in one hop or none."""
-        answer = self._execute_here(statement, parameters, intent)
+        answer = self._execute_here(statement, parameters, terms)
         if answer is not None:
             return answer
         work = partial(fetch_all, statement=statement, parameters=parameters)
         reads = self._equipment.inline_reads
         if reads is None or not reads.is_candidate(statement):
-            return self.in_thread(work, statement, intent)
-        answer, seconds = self.in_thread(partial(timed, work=work), statement, intent)
+            return self.in_thread(work, statement, terms)
+        answer, seconds = self.in_thread(partial(timed, work=work), statement, terms)
         if reads.has_earned_a_look(statement, seconds=seconds, rows=len(answer.rows)):
             look = partial(look_at, statement=statement, parameters=parameters)
-            reads.was_looked_at(statement, self.in_thread(look, statement, intent))
+            reads.was_looked_at(statement, self.in_thread(look, statement, terms))
         return answer
 
-    def _execute_here(self, statement: str, parameters: Any, intent: BeginIntent) -> Answer | None:
+    def _execute_here(self, statement: str, parameters: Any, terms: Terms) -> Answer | None:
         """Run a read that has earned it on this thread; return None where that may not be."""
         reads = self._equipment.inline_reads
         if reads is None or not reads.allows(statement):
@@ -232,7 +236,7 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
         self.run_async(self._take_turns)
         if not self.is_idle():
             return None
-        begin = self._begin_for(statement, intent)
+        begin = self._begin_for(statement, terms)
         if begin == "BEGIN IMMEDIATE":
             return None
         done = statement
@@ -267,47 +271,65 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
         self._reads_in_a_row = 0
         return asyncio.sleep(0)
 
-    def in_thread(self, work: Work[T], statement: str, intent: BeginIntent) -> T:
+    def in_thread(self, work: Work[T], statement: str, terms: Terms) -> T:
         """Run `work` in the connection's thread, in one hop, as soon as it may."""
         self._reads_in_a_row = 0
-        return self.run_async(lambda _: self._execute(work, statement, intent))
+        return self.run_async(lambda _: self._execute(work, statement, terms))
 
-    async def _execute(self, work: Work[T], statement: str, intent: BeginIntent) -> T:
+    async def _execute(self, work: Work[T], statement: str, terms: Terms) -> T:
         lock = self._equipment.write_lock
+        lock_seconds = self._lock_seconds if terms.lock_seconds is None else terms.lock_seconds
+        if terms.statement_seconds is not None and not is_begin(statement):
+            work = partial(within_limit, work=work, seconds=terms.statement_seconds)
         async with self._one_at_a_time:
-            deadline = asyncio.get_running_loop().time() + self._lock_seconds
-            begin = self._begin_for(statement, intent)
+            await self._let_sqlite_wait(lock_seconds)
+            deadline = asyncio.get_running_loop().time() + lock_seconds
+            begin = self._begin_for(statement, terms)
             writes = is_write(statement) and not self._equipment.reads_only
             has_lock = begin == "BEGIN IMMEDIATE"
             if (has_lock or writes) and not lock.held_by(self):
-                await self._ask_for_lock()
+                await self._ask_for_lock(lock_seconds)
             try:
-                answer = await self._insist(work, begin, deadline)
+                answer = await self._insist(work, begin, deadline, lock_seconds)
                 self._is_open = self._is_open and self._in_transaction()
                 has_lock = has_lock or writes
             except sqlite3.IntegrityError:
                 has_lock = True  # what it is in conflict with was found with the lock
                 raise
+            except sqlite3.OperationalError as error:
+                if begin is not None and _code(error) == sqlite3.SQLITE_INTERRUPT:
+                    # If SQLite has ended what was begun here, the next statement is to know.
+                    self._is_open, self._is_wanted = True, False
+                raise
             finally:
                 self._note_transaction(statement)
-                if has_lock and self._is_open and not lock.held_by(self):
+                if has_lock and self._in_transaction() and not lock.held_by(self):
                     lock.taken(self)
             return answer
 
-    async def _ask_for_lock(self) -> None:
+    async def _let_sqlite_wait(self, seconds: float) -> None:
+        """Tell SQLite, where it waits, of a limit that is not that of the last transaction."""
+        if not self._waits_itself and seconds != self._sqlite_waits_seconds:
+            self._sqlite_waits_seconds = None  # nobody knows, if this is cancelled
+            await self._hop(partial(wait_for_locks, seconds=seconds))
+            self._sqlite_waits_seconds = seconds
+
+    async def _ask_for_lock(self, seconds: float) -> None:
         lock = self._equipment.write_lock
         if self._has_view:
             # It would not help to wait: what others commit meanwhile is not in this view, and
             # SQLite lets nobody write then. It says at once.
             lock.refuse_own_holder(self)
         else:
-            await lock.take_turn(self, seconds=self._lock_seconds)
+            await lock.take_turn(self, seconds=seconds)
 
-    def _begin_for(self, statement: str, intent: BeginIntent) -> Begin | None:
+    def _begin_for(self, statement: str, terms: Terms) -> Begin | None:
         self._refuse_lost_transaction()
         if not self._is_wanted or self._in_transaction() or is_begin(statement):
             return None
-        return "BEGIN DEFERRED" if self._equipment.reads_only else begin_for(statement, intent)
+        if self._equipment.reads_only:
+            return "BEGIN DEFERRED"
+        return begin_for(statement, terms.intent)
 
     def _note_transaction(self, statement: str) -> None:
         if not self._in_transaction():
@@ -318,7 +340,9 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
         self._has_view = self._has_view or not only_begins(statement)
         self._has_only_read = self._has_only_read and is_read(statement)
 
-    async def _insist(self, work: Work[T], begin: Begin | None, deadline: float) -> T:
+    async def _insist(
+        self, work: Work[T], begin: Begin | None, deadline: float, seconds: float
+    ) -> T:
         """Run `work`, and again while somebody else holds the lock that it begins with."""
         loop = asyncio.get_running_loop()
         changes = self._raw.total_changes
@@ -334,22 +358,23 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
                 if self._raw.total_changes != changes:
                     raise
                 if loop.time() + pause > deadline:
-                    raise self._equipment.write_lock.not_had(self._lock_seconds) from error
+                    raise self._equipment.write_lock.not_had(seconds) from error
             await asyncio.sleep(pause)
         raise AssertionError  # pragma: no cover - the pauses never end
 
     # Streams, whose rows are fetched later
 
-    def open_stream(self, statement: str, parameters: Any, intent: BeginIntent) -> sqlite3.Cursor:
+    def open_stream(self, statement: str, parameters: Any, terms: Terms) -> sqlite3.Cursor:
         """Run a statement, in one hop, and leave its rows where they are."""
         work = partial(open_stream, statement=statement, parameters=parameters)
-        stream = self.in_thread(work, statement, intent)
+        stream = self.in_thread(work, statement, terms)
         self._streams.add(stream)
         return stream
 
-    def read_stream(self, fetch: Callable[[], list[Any]]) -> list[Any]:
+    def read_stream(self, fetch: Callable[[], list[Any]], terms: Terms) -> list[Any]:
         """Fetch rows of a stream, in one hop."""
-        return self.run_async(lambda _: self._do(lambda _: fetch()))
+        work = partial(fetch_more, fetch=fetch, seconds=terms.statement_seconds)
+        return self.run_async(lambda _: self._do(work))
 
     def close_stream(self, stream: sqlite3.Cursor) -> None:
         """Close a stream, in one hop, unless the end of its transaction has."""

@@ -9,8 +9,8 @@ would be a silent no-op.
 import logging
 import sqlite3
 import time
-from contextlib import suppress
-from typing import Any, Self
+from contextlib import AbstractContextManager, suppress
+from typing import Any, Protocol, Self
 from weakref import WeakSet
 
 from sqlalchemy import Engine, event
@@ -18,10 +18,22 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from fastdb.errors import ConnectionRefused, ForeignKeysNotEnforced
 from fastdb.options import SQLiteOptions
+from fastdb.sqlite.intent import is_begin
+from fastdb.sqlite.watchdog import execute_many_within, statement_limit
 
 logger = logging.getLogger("fastdb.sqlite")
 
 _RETRY_SECONDS = 0.01
+
+
+class LimitsStatements(Protocol):
+    """A connection whose cursors keep to a time limit.
+
+    Attributes:
+        statement_seconds: How long each of their calls may take; None for no limit.
+    """
+
+    statement_seconds: float | None
 
 
 def connection_class(
@@ -33,6 +45,8 @@ def connection_class(
 ) -> type[sqlite3.Connection]:
     """Return a connection class whose instances are set up as `options` say.
 
+    They are `LimitsStatements`, and have no limit at first.
+
     Args:
         options: Foreign keys, journal and durability.
         lock_seconds: How long a statement waits for another connection's write lock.
@@ -41,6 +55,8 @@ def connection_class(
     """
 
     class Connection(base):  # type: ignore[misc, valid-type]
+        statement_seconds: float | None = None
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
             self._is_in_use = True
@@ -117,7 +133,7 @@ def _pragma(dbapi_connection: Any, name: str) -> bool:
 
 
 class _Cursor(sqlite3.Cursor):
-    """A cursor that lets go of its statement when it fails.
+    """A cursor that keeps to its connection's limit, and lets go of its statement when it fails.
 
     Otherwise the traceback keeps it, until the garbage collector resets the statement in whichever
     thread it runs. SQLite makes that wait for the connection, which others use by then, and which
@@ -126,17 +142,41 @@ class _Cursor(sqlite3.Cursor):
 
     def execute(self, *args: Any) -> Self:
         try:
-            return super().execute(*args)
+            if is_begin(args[0]):  # it waits for the lock, which has a limit of its own
+                return super().execute(*args)
+            with self._limit():
+                return super().execute(*args)
         except BaseException:
             self.close()
             raise
 
-    def executemany(self, *args: Any) -> Self:
+    def executemany(self, statement: str, parameters: Any, /) -> Self:
+        connection: Any = self.connection
         try:
-            return super().executemany(*args)
+            execute_many_within(connection.statement_seconds, self, statement, parameters)
         except BaseException:
             self.close()
             raise
+        return self
+
+    def fetchone(self) -> Any:
+        connection: Any = self.connection
+        if connection.statement_seconds is None:  # at once, as it is asked for each row
+            return super().fetchone()
+        with statement_limit(connection, connection.statement_seconds):
+            return super().fetchone()
+
+    def fetchmany(self, *args: Any, **kwargs: Any) -> list[Any]:
+        with self._limit():
+            return super().fetchmany(*args, **kwargs)
+
+    def fetchall(self) -> list[Any]:
+        with self._limit():
+            return super().fetchall()
+
+    def _limit(self) -> AbstractContextManager[None]:
+        connection: Any = self.connection
+        return statement_limit(connection, connection.statement_seconds)
 
 
 def _set_up(

@@ -6,8 +6,8 @@ from functools import partial
 from itertools import islice
 from typing import Any, Protocol, Self, TypeVar
 
-from fastdb.options import BeginIntent
 from fastdb.sqlite.hops import Answer, Work, execute_many
+from fastdb.sqlite.intent import Terms
 
 T = TypeVar("T")
 
@@ -15,25 +15,28 @@ T = TypeVar("T")
 class Connection(Protocol):
     """What the cursors need of their connection."""
 
-    def run(self, statement: str, parameters: Any, intent: BeginIntent) -> Answer:
+    def run(self, statement: str, parameters: Any, terms: Terms) -> Answer:
         """Run a statement and fetch its rows, in one hop or none."""
         ...
 
-    def in_thread(self, work: Work[T], statement: str, intent: BeginIntent, /) -> T:
+    def in_thread(self, work: Work[T], statement: str, terms: Terms, /) -> T:
         """Run `work` in the connection's thread, in one hop."""
         ...
 
-    def open_stream(self, statement: str, parameters: Any, intent: BeginIntent) -> sqlite3.Cursor:
+    def open_stream(self, statement: str, parameters: Any, terms: Terms) -> sqlite3.Cursor:
         """Run a statement, in one hop, and leave its rows where they are."""
         ...
 
-    def read_stream(self, fetch: Callable[[], list[Any]]) -> list[Any]:
+    def read_stream(self, fetch: Callable[[], list[Any]], terms: Terms) -> list[Any]:
         """Fetch rows of a stream, in one hop."""
         ...
 
     def close_stream(self, stream: sqlite3.Cursor) -> None:
         """Close a stream."""
         ...
+
+
+_TERMS = Terms()
 
 
 class AcceleratedCursor:
@@ -43,7 +46,7 @@ class AcceleratedCursor:
     arraysize = 1
 
     def __init__(self, connection: Connection) -> None:
-        self.intent: BeginIntent = "deferred"  # of a transaction that this cursor begins
+        self.terms = _TERMS
         self.description: Any = None
         self.rowcount = -1
         self.lastrowid: Any = None
@@ -53,12 +56,19 @@ class AcceleratedCursor:
     def execute(self, operation: str, parameters: Any = None) -> Self:
         """Execute and fetch, in one hop at most."""
         parameters = () if parameters is None else parameters
-        return self._take(self._connection.run(operation, parameters, self.intent))
+        return self._take(self._connection.run(operation, parameters, self.terms))
 
     def executemany(self, operation: str, seq_of_parameters: Sequence[Any]) -> Self:
         """Execute once for each of the parameters, in one hop."""
-        work = partial(execute_many, statement=operation, parameters=seq_of_parameters)
-        return self._take(self._connection.in_thread(work, operation, self.intent))
+        terms = self.terms
+        work = partial(
+            execute_many,
+            statement=operation,
+            parameters=seq_of_parameters,
+            seconds=terms.statement_seconds,
+        )
+        without_limit = terms._replace(statement_seconds=None)
+        return self._take(self._connection.in_thread(work, operation, without_limit))
 
     def _take(self, answer: Answer) -> Self:
         rows, self.description, self.rowcount, self.lastrowid = answer
@@ -105,7 +115,7 @@ class StreamingCursor(AcceleratedCursor):
     def execute(self, operation: str, parameters: Any = None) -> Self:
         """Execute, in one hop."""
         parameters = () if parameters is None else parameters
-        self._stream = self._connection.open_stream(operation, parameters, self.intent)
+        self._stream = self._connection.open_stream(operation, parameters, self.terms)
         self.description = self._stream.description
         return self
 
@@ -117,11 +127,14 @@ class StreamingCursor(AcceleratedCursor):
         """Return the next `size` rows, in one hop."""
         if self._stream is None:
             return []
-        return self._connection.read_stream(partial(self._stream.fetchmany, size or self.arraysize))
+        fetch = partial(self._stream.fetchmany, size or self.arraysize)
+        return self._connection.read_stream(fetch, self.terms)
 
     def fetchall(self) -> list[Any]:
         """Return the rows that are left, in one hop."""
-        return [] if self._stream is None else self._connection.read_stream(self._stream.fetchall)
+        if self._stream is None:
+            return []
+        return self._connection.read_stream(self._stream.fetchall, self.terms)
 
     def __iter__(self) -> Iterator[Any]:
         while (row := self.fetchone()) is not None:

@@ -9,7 +9,7 @@ It is registered as an entry point, so that SQLAlchemy finds it by its name:
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from sqlalchemy import URL, Engine, event
 from sqlalchemy.dialects.sqlite.aiosqlite import (
@@ -19,20 +19,20 @@ from sqlalchemy.dialects.sqlite.aiosqlite import (
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.engine import ExceptionContext
 
-from fastdb.options import BeginIntent
+from fastdb.options import TIMEOUTS_OPTION, BeginIntent
 from fastdb.sqlite.accelerated import AcceleratedConnection, AcceleratedDBAPI, Equipment
 from fastdb.sqlite.compiler import LockingCompiler
 from fastdb.sqlite.inline import InlineReads
-from fastdb.sqlite.intent import intent_of
+from fastdb.sqlite.intent import Terms, intent_of
 from fastdb.sqlite.writelock import WriteLock
 
 
 class _ExecutionContext(SQLiteExecutionContext_aiosqlite):
     def create_cursor(self) -> Any:
-        """Tell the cursor what a transaction that its statement begins is for."""
+        """Tell the cursor on what terms its statement runs."""
         cursor = super().create_cursor()
-        default = self.dialect.begin_intent  # type: ignore[attr-defined]
-        cursor.intent = intent_of(self.compiled, self.execution_options, default)  # type: ignore[attr-defined]
+        dialect = cast("SQLiteDialect_fastdb", self.dialect)
+        cursor.terms = dialect.terms_for(self.compiled, self.execution_options)  # type: ignore[attr-defined]
         return cursor
 
 
@@ -45,6 +45,8 @@ class SQLiteDialect_fastdb(SQLiteDialect_aiosqlite):  # noqa: N801 - named as SQ
         inline_reads: Run reads that have proved cheap on the event loop's thread. Default True.
         reads_only: The connections refuse to write (`PRAGMA query_only`). Default False.
         close_seconds: How long an interrupted statement may take to stop. Default 5.
+        statement_seconds: How long a statement may run before it is interrupted. Default None: no
+            limit.
         write_lock: Shared by the engines of one file. Default: the engine's own.
     """
 
@@ -59,17 +61,29 @@ class SQLiteDialect_fastdb(SQLiteDialect_aiosqlite):  # noqa: N801 - named as SQ
         inline_reads: bool = True,
         reads_only: bool = False,
         close_seconds: float = 5.0,
+        statement_seconds: float | None = None,
         write_lock: WriteLock | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.begin_intent = begin
+        self.begin_intent: BeginIntent = begin
+        self._terms: dict[BeginIntent, Terms] = {
+            intent: Terms(intent, statement_seconds) for intent in get_args(BeginIntent)
+        }
         self._equipment = Equipment(
             write_lock=write_lock or WriteLock(),
             inline_reads=InlineReads() if inline_reads else None,
             close_seconds=close_seconds,
             reads_only=reads_only,
         )
+
+    def terms_for(self, compiled: Any, options: Any) -> Terms:
+        """Return on what terms a statement with these execution options runs."""
+        intent = intent_of(compiled, options, self.begin_intent)
+        timeouts = options.get(TIMEOUTS_OPTION)
+        if timeouts is None:
+            return self._terms[intent]
+        return Terms(intent, timeouts.statement, timeouts.lock)
 
     @classmethod
     def import_dbapi(cls) -> Any:

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from fastdb.sqlite.inline import MOST_BYTES, MOST_ROWS, is_bounded
 from fastdb.sqlite.intent import Begin
+from fastdb.sqlite.watchdog import execute_many_within, statement_limit
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -77,13 +79,18 @@ def fetch_little(
 
 
 def execute_many(
-    connection: sqlite3.Connection, *, begin: Begin | None, statement: str, parameters: Any
+    connection: sqlite3.Connection,
+    *,
+    begin: Begin | None,
+    statement: str,
+    parameters: Any,
+    seconds: float | None,
 ) -> Answer:
-    """Run a statement once for each of the parameters."""
+    """Run a statement once for each of the parameters, for so many seconds at most."""
     cursor = sqlite3.Cursor(connection)
     try:
         _begin(connection, cursor, begin)
-        cursor.executemany(statement, parameters)
+        execute_many_within(seconds, cursor, statement, parameters)
         return Answer((), None, cursor.rowcount, cursor.lastrowid)
     finally:
         cursor.close()
@@ -106,6 +113,29 @@ def _begin(connection: sqlite3.Connection, cursor: sqlite3.Cursor, begin: Begin 
     # The second attempt at a statement may find the transaction begun by the first.
     if begin is not None and not connection.in_transaction:
         cursor.execute(begin)
+
+
+def within_limit(
+    connection: sqlite3.Connection, *, begin: Begin | None, work: Work[T], seconds: float
+) -> T:
+    """Run `work`, which is interrupted after so many seconds."""
+    if begin is not None:
+        # Outside of the limit: in some journal modes, SQLite waits for the lock here.
+        cursor = sqlite3.Cursor(connection)
+        try:
+            _begin(connection, cursor, begin)
+        finally:
+            cursor.close()
+    with statement_limit(connection, seconds):
+        return work(connection, begin=None)
+
+
+def fetch_more(
+    connection: sqlite3.Connection, *, fetch: Callable[[], T], seconds: float | None
+) -> T:
+    """Fetch from a stream, which is interrupted after so many seconds."""
+    with statement_limit(connection, seconds):
+        return fetch()
 
 
 def timed(
@@ -134,6 +164,15 @@ def end(
     for stream in streams:
         stream.close()  # it would keep its view of the database beyond the transaction
     how(connection)
+
+
+def wait_for_locks(connection: sqlite3.Connection, *, seconds: float) -> None:
+    """Let SQLite wait for locks, for so many seconds at most."""
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+    finally:
+        cursor.close()
 
 
 def take_over_waiting(connection: sqlite3.Connection) -> tuple[int, bool]:

@@ -10,7 +10,7 @@ means to read.
 import re
 import sqlite3
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from fastdb.options import BeginIntent
 
@@ -18,6 +18,20 @@ BEGIN_OPTION = "fastdb_begin"
 """Execution option of an engine or connection: "immediate" or "deferred"."""
 
 Begin = Literal["BEGIN IMMEDIATE", "BEGIN DEFERRED"]
+
+
+class Terms(NamedTuple):
+    """On what terms a statement runs.
+
+    Attributes:
+        intent: Of a transaction that it begins.
+        statement_seconds: How long it may run; None for no limit.
+        lock_seconds: How long it may wait for a lock; None for as long as its connection says.
+    """
+
+    intent: BeginIntent = "deferred"
+    statement_seconds: float | None = None
+    lock_seconds: float | None = None
 
 
 def _beginning(words: str) -> re.Pattern[str]:

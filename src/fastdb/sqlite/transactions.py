@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
 
-from fastdb.options import BeginIntent, normal_isolation
+from fastdb.options import TIMEOUTS_OPTION, BeginIntent, Timeouts, normal_isolation
 from fastdb.sqlite.intent import (
     Begin,
     begin_for,
@@ -25,6 +26,8 @@ from fastdb.sqlite.writelock import WriteLock, watch
 
 _WANTED = "fastdb.begin"
 _OPEN = "fastdb.open"
+_SQLITE3 = "fastdb.sqlite3"  # the connection that has the statements' limit
+_WAITS = "fastdb.waits"  # for so many seconds, for locks, where it is not the engine's limit
 
 
 def begin_ourselves(
@@ -35,6 +38,7 @@ def begin_ourselves(
     autocommit: bool,
     reads_only: bool,
     lock_seconds: float,
+    statement_seconds: float | None,
 ) -> None:
     """Send BEGIN before the first statement of every transaction of `engine`.
 
@@ -45,12 +49,17 @@ def begin_ourselves(
         autocommit: The engine was made with `isolation_level="AUTOCOMMIT"`: nothing is begun.
         reads_only: SQLite refuses what the engine's connections write.
         lock_seconds: How long a writer waits for its turn.
+        statement_seconds: How long a statement may run; None for no limit. For connections that
+            are `LimitsStatements`.
     """
     # Here, so that `import fastdb` need not load SQLAlchemy's dialects of SQLite.
     from fastdb.sqlite.compiler import LockingCompiler
 
     engine.dialect.statement_compiler = LockingCompiler
-    transactions = _Transactions(lock, default, autocommit, reads_only, lock_seconds)
+    transactions = _Transactions(
+        lock, default, autocommit, reads_only, lock_seconds, statement_seconds
+    )
+    event.listen(engine, "connect", _async_connected if engine.dialect.is_async else _connected)
     event.listen(engine, "begin", transactions.want)
     event.listen(engine, "commit", transactions.commit)
     event.listen(engine, "rollback", transactions.end)
@@ -67,6 +76,7 @@ class _Transactions:
     autocommit: bool
     reads_only: bool
     lock_seconds: float
+    statement_seconds: float | None
 
     def want(self, connection: Connection) -> None:
         """Begin with the next statement."""
@@ -84,7 +94,7 @@ class _Transactions:
     def commit(self, connection: Connection) -> None:
         """Refuse to commit what SQLite has rolled back."""
         if not connection.invalidated:
-            _refuse_lost(connection, "COMMIT")
+            self._refuse_lost(connection, "COMMIT")
         self.end(connection)
 
     def before(
@@ -97,14 +107,24 @@ class _Transactions:
         _: Any,
     ) -> None:
         """Send BEGIN, if it was not sent yet."""
-        _refuse_lost(connection, statement)
+        self._refuse_lost(connection, statement)
+        timeouts = context.execution_options.get(TIMEOUTS_OPTION)
+        self._limit(connection, timeouts)
         if connection.info.get(_WANTED) and not is_begin(statement):
             intent = intent_of(context.compiled, context.execution_options, self.default)
-            self._begin(
-                connection, "BEGIN DEFERRED" if self.reads_only else begin_for(statement, intent)
-            )
+            begin = "BEGIN DEFERRED" if self.reads_only else begin_for(statement, intent)
+            self._begin(connection, begin, timeouts)
         elif is_write(statement) and not self.reads_only:
             self.lock.refuse_own_holder(_identity(connection))
+
+    def _limit(self, connection: Connection, timeouts: Timeouts | None) -> None:
+        """Set the limits of what comes next: the session's own, or the engine's."""
+        limited = connection.info.get(_SQLITE3)
+        if limited is not None:
+            limited.statement_seconds = timeouts.statement if timeouts else self.statement_seconds
+        lock_seconds = timeouts.lock if timeouts else self.lock_seconds
+        if lock_seconds != connection.info.get(_WAITS, self.lock_seconds):
+            _let_wait(connection, lock_seconds)
 
     def after(self, connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
         """A deferred transaction takes the lock with its first write, not with its BEGIN."""
@@ -122,14 +142,20 @@ class _Transactions:
         if _in_transaction(connection):
             self.lock.taken(_identity(connection))
 
-    def _begin(self, connection: Connection, begin: Begin) -> None:
+    def _refuse_lost(self, connection: Connection, statement: str) -> None:
+        if connection.info.get(_OPEN) and not _in_transaction(connection):
+            self.lock.freed(_identity(connection))
+            raise OperationalError(statement, None, rolled_back_by_sqlite())
+
+    def _begin(self, connection: Connection, begin: Begin, timeouts: Timeouts | None) -> None:
+        lock_seconds = timeouts.lock if timeouts else self.lock_seconds
         # Taken away first: BEGIN is a statement as well, and comes to `before` again.
         connection.info[_WANTED] = False
         identity = _identity(connection)
         try:
             if begin == "BEGIN IMMEDIATE":
-                self._wait_for_turn(connection)
-            connection.exec_driver_sql(begin)
+                self._wait_for_turn(connection, lock_seconds)
+            connection.exec_driver_sql(begin, execution_options={TIMEOUTS_OPTION: timeouts})
         except BaseException as error:
             if not connection.invalidated:
                 connection.info[_WANTED] = True
@@ -137,27 +163,47 @@ class _Transactions:
             if isinstance(error, sqlite3.OperationalError):  # the queue's
                 raise OperationalError(begin, None, error) from error
             if isinstance(error, OperationalError) and _is_busy(error.orig):
-                raise OperationalError(begin, None, self.lock.not_had(self.lock_seconds)) from error
+                raise OperationalError(begin, None, self.lock.not_had(lock_seconds)) from error
             raise
         if begin == "BEGIN IMMEDIATE":
             self.lock.taken(identity)
 
-    def _wait_for_turn(self, connection: Connection) -> None:
+    def _wait_for_turn(self, connection: Connection, seconds: float) -> None:
         adapted: Any = _identity(connection)
         if connection.dialect.is_async:
-            adapted.run_async(lambda _: self.lock.take_turn(adapted, seconds=self.lock_seconds))
+            adapted.run_async(lambda _: self.lock.take_turn(adapted, seconds=seconds))
         else:
             self.lock.refuse_own_holder(adapted)  # threads wait in SQLite
+
+
+def _connected(dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
+    if hasattr(dbapi_connection, "statement_seconds"):  # else somebody else has made it
+        entry.info[_SQLITE3] = dbapi_connection
+
+
+def _async_connected(dbapi_connection: Any, entry: ConnectionPoolEntry) -> None:
+    _connected(dbapi_connection.run_async(_inside), entry)
+
+
+async def _inside(driver_connection: Any) -> Any:
+    """Return the connection inside aiosqlite's, which says so only of a cursor's."""
+    async with driver_connection.cursor() as cursor:
+        return cursor.connection
+
+
+def _let_wait(connection: Connection, seconds: float) -> None:
+    # Past SQLAlchemy's events, which it comes from.
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+    finally:
+        cursor.close()
+    connection.info[_WAITS] = seconds
 
 
 def _in_transaction(connection: Connection) -> bool:
     driver_connection = connection.connection.driver_connection
     return driver_connection is not None and bool(driver_connection.in_transaction)
-
-
-def _refuse_lost(connection: Connection, statement: str) -> None:
-    if connection.info.get(_OPEN) and not _in_transaction(connection):
-        raise OperationalError(statement, None, rolled_back_by_sqlite())
 
 
 def _is_busy(error: BaseException | None) -> bool:

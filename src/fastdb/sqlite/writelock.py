@@ -13,39 +13,21 @@ is told at once instead.
 import asyncio
 import os
 import sqlite3
-import threading
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from sqlalchemy import Engine, event
 
+from fastdb.callers import Caller, caller
 from fastdb.errors import WriteLockHeld
 
 
 @dataclass(frozen=True, slots=True)
-class _Caller:
-    """Who asks for the lock: a task, or a thread that works for no task."""
-
-    owner: object
-    request: Mapping[str, Any] | None
-
-    def __str__(self) -> str:
-        if self.request is not None:
-            path = getattr(self.request.get("route"), "path", None) or self.request.get("path")
-            return f"{self.request.get('method', 'WebSocket')} {path}"
-        if isinstance(self.owner, asyncio.Task):
-            return f"Task {self.owner.get_name()!r}"
-        return f"Thread {getattr(self.owner, 'name', '?')!r}"
-
-
-@dataclass(frozen=True, slots=True)
 class _Holder:
-    caller: _Caller
+    caller: Caller
     connection: object
     since: float = field(default_factory=time.monotonic)
 
@@ -93,19 +75,19 @@ class WriteLock:
         holder = self._holder
         if holder is None or holder.connection is connection:
             return
-        caller = _caller()
-        if holder.caller.owner is not caller.owner:
+        asking = caller()
+        if holder.caller.owner is not asking.owner:
             return
         raise WriteLockHeld(
-            f"{caller} asks for the SQLite write lock, which another session of the same"
-            f" {'task' if isinstance(caller.owner, asyncio.Task) else 'thread'} already holds:"
+            f"{asking} asks for the SQLite write lock, which another session of the same"
+            f" {'task' if isinstance(asking.owner, asyncio.Task) else 'thread'} already holds:"
             " it would wait for itself. Use the session that is open, or end it first;"
             " for reading beside it, open db.read_session()."
         )
 
     def taken(self, connection: object) -> None:
         """Note that `connection` has just been given the lock."""
-        self._holder = _Holder(_caller(), connection)
+        self._holder = _Holder(caller(), connection)
 
     def held_by(self, connection: object) -> bool:
         """Return whether `connection` holds the lock."""
@@ -132,7 +114,7 @@ class WriteLock:
             held = time.monotonic() - holder.since
             by_whom = f"{holder.caller} has held it for {held:.1f} s"
         error = sqlite3.OperationalError(
-            f"database is locked: {_caller()} waited {seconds:g} s for the SQLite write lock, and"
+            f"database is locked: {caller()} waited {seconds:g} s for the SQLite write lock, and"
             f" {by_whom}"
         )
         error.sqlite_errorcode = sqlite3.SQLITE_BUSY
@@ -167,35 +149,6 @@ def watch(engine: Engine, lock: WriteLock) -> None:
     event.listen(engine, "rollback", ended)
     event.listen(engine, "checkin", returned)
     event.listen(engine, "invalidate", returned)
-
-
-# A thread of a pool is nobody: a request's blocking work may run in several, and each of them
-# works for other requests in between. Worker threads inherit the context of whom they work for.
-_working_for: ContextVar[asyncio.Task[Any] | None] = ContextVar("fastdb_working_for", default=None)
-
-_serving: ContextVar[Mapping[str, Any] | None] = ContextVar("fastdb_serving", default=None)
-
-
-def work_for_this_task() -> None:
-    """Let what threads do from now on in this context count as done by the current task."""
-    _working_for.set(asyncio.current_task())
-
-
-def serve(request: Mapping[str, Any]) -> None:
-    """Let what is done from now on in this context bear the name of this request.
-
-    Args:
-        request: Its ASGI scope.
-    """
-    _serving.set(request)
-
-
-def _caller() -> _Caller:
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = _working_for.get()
-    return _Caller(task or threading.current_thread(), _serving.get())
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -1,19 +1,19 @@
-"""The pool of async engines: who has waited longest gets the next connection.
+"""The queue of an async engine's pool: who has waited longest gets the next connection.
 
 SQLAlchemy's own leaves this to `asyncio.Queue`, where a returned connection is free for whoever
 asks first. Under load that is somebody who has just come, while the waiter that was woken goes back
 to the end of the queue: some wait for seconds, up to the time limit, beside others that never wait.
 Here a connection goes from hand to hand.
 
-SQLAlchemy has no public name for the queue of a pool: `_queue_class` is private, and a test notices
-when it is not asked for any more.
+SQLAlchemy documents neither `sqlalchemy.util.queue` nor how a pool is given another queue (its
+attribute `_queue_class`). Both are used in this package only, and a test notices when a pool does
+not ask for its queue there any more.
 """
 
 import asyncio
 from collections import deque
 from typing import TypeVar
 
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from sqlalchemy.util import await_only
 from sqlalchemy.util.queue import Empty, Full, QueueCommon
 
@@ -51,14 +51,37 @@ class FairQueue(QueueCommon[T]):
 
     def put_nowait(self, item: T) -> None:
         """Give `item` to who has waited longest, or keep it; as `put`."""
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(item)
-                return
+        if self._hand_on(item):
+            return
         if self.full():
             raise Full
         self._items.append(item)
+
+    def _hand_on(self, item: T) -> bool:
+        """Return whether somebody was waiting, who has it now."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            loop = waiter.get_loop()
+            if waiter.done() or loop.is_closed():
+                continue
+            if loop is _running_loop():
+                waiter.set_result(item)
+            else:
+                # The garbage collector gives back what was forgotten, in whichever thread it runs.
+                loop.call_soon_threadsafe(self._give, waiter, item)
+            return True
+        return False
+
+    def _give(self, waiter: "asyncio.Future[T]", item: T) -> None:
+        if not waiter.done():
+            waiter.set_result(item)
+        else:
+            self._keep(item)
+
+    def _keep(self, item: T) -> None:
+        """Hand on or keep what has its place in the pool, though for the moment it is full."""
+        if not self._hand_on(item):
+            self._items.append(item)
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Take what is idle, or wait for it.
@@ -93,21 +116,22 @@ class FairQueue(QueueCommon[T]):
             return await waiter
         except BaseException:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.put_nowait(waiter.result())  # it was handed over in the same moment
+                self._keep(waiter.result())  # it was handed over in the same moment
+            elif waiter in self._waiters:
+                self._waiters.remove(waiter)
             raise
         finally:
             if limit is not None:
                 limit.cancel()
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-
-
-class FairQueuePool(AsyncAdaptedQueuePool):
-    """SQLAlchemy's pool of async engines, with a fair queue."""
-
-    _queue_class: type[QueueCommon[ConnectionPoolEntry]] = FairQueue
 
 
 def _give_up(waiter: "asyncio.Future[T]") -> None:
     if not waiter.done():
         waiter.set_exception(Empty())
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
