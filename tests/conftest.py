@@ -264,6 +264,8 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
             function.can_block_in("fastdb/sqlite/memory.py", {"__init__"})
             # Reads that are cheaper than a hop to the connection's thread, and what ends them.
             function.can_block_in("fastdb/sqlite/accelerated.py", {"_execute_here", "_end"})
+            # Coverage's own lock, where a second thread runs a line for the first time.
+            function.can_block_in("coverage/collector.py", {"lock_data"})
         yield detector
 
 

@@ -4,18 +4,29 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, closing, suppress
+from decimal import Decimal
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import (
+    JSON,
     CheckConstraint,
+    Double,
     ForeignKey,
+    LargeBinary,
+    Numeric,
     String,
+    TypeDecorator,
     UniqueConstraint,
+    bindparam,
     exc,
+    extract,
+    func,
     insert,
+    literal,
     select,
     text,
 )
@@ -155,6 +166,87 @@ async def test_a_strict_table(db: Database) -> None:
     await run(db, text("CREATE TABLE strict_thing (amount INTEGER) STRICT"))
     error = await error_of(run(db, text("INSERT INTO strict_thing VALUES ('one')")))
     assert_kind(error, ErrorKind.BAD_VALUE)
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("statement", "values", "backends"),
+    [
+        (select(bindparam("value", type_=Double())), float("nan"), {"mysql"}),
+        (select(bindparam("value", type_=Double())), float("-inf"), {"mysql"}),
+        (select(bindparam("value", type_=Numeric(10, 2))), Decimal("NaN"), {"mysql"}),
+        (select(Thing.id).limit(bindparam("value")), -1, {"mysql", "postgresql"}),
+        (select(Thing.id).limit(1).offset(bindparam("value")), -1, {"mysql", "postgresql"}),
+        (
+            select(Thing.id).limit(1).offset(bindparam("value")),
+            2**64,
+            {"mysql", "postgresql", "sqlite"},
+        ),
+        (select(Thing.id).where(Thing.code.contains(bindparam("value"))), "a" * 50_000, {"sqlite"}),
+        (select(bindparam("value", type_=Numeric(10, 2))), Decimal("sNaN"), {"mysql", "sqlite"}),
+        (
+            select(bindparam("value", type_=JSON())),
+            nested(100_000),
+            {"mysql", "postgresql", "sqlite"},
+        ),
+    ],
+    ids=["nan", "-inf", "Decimal", "limit", "offset", "huge", "pattern", "sNaN", "nested"],
+)
+async def test_values_that_no_sql_can_be_written_for(
+    db: Database, backend: Backend, statement: Any, values: Any, backends: set[str]
+) -> None:
+    """Whose code is that of wrong SQL, or that have none."""
+    if backend.name not in backends:
+        await run(db, statement, {"value": values})
+        return
+    error = await error_of(run(db, statement, {"value": values}))
+    assert classify(error) is ErrorKind.BAD_VALUE
+
+
+async def test_many_rows_of_which_one_is_wrong(db: Database, backend: Backend) -> None:
+    """Any of them may be the one."""
+    statement = text("UPDATE thing SET amount = :amount")
+    many = [{"amount": 1.0}, {"amount": float("nan")}]
+    error = await error_of(run(db, statement, many))
+    kind = ErrorKind.NOT_NULL if backend.name == "sqlite" else ErrorKind.BAD_VALUE
+    assert classify(error) is kind
+
+
+@pytest.mark.parametrize("name", ["nope", "code DESC", "", "\0", "1; DROP TABLE thing"])
+async def test_sorting_by_what_is_no_column(db: Database, name: str) -> None:
+    """SQLAlchemy knows the names, and puts no other string into SQL."""
+    await run(db, select(Thing.id).order_by("code"))
+    error = await error_of(run(db, select(Thing.id).order_by(name)))
+    assert_kind(error, ErrorKind.BAD_VALUE)
+
+
+@pytest.mark.backends("postgresql")
+async def test_limits_of_postgresql(db: Database) -> None:
+    """They are a value's, which is too long to be found by it, or nested too deeply.
+
+    That is seen by the parameters, which the driver's exception does not have.
+    """
+    await run(db, text("CREATE TABLE found (name text UNIQUE)"))
+    name = "".join(sha256(str(number).encode()).hexdigest() for number in range(300))
+    error = await error_of(run(db, text("INSERT INTO found VALUES (:name)"), {"name": name}))
+    assert classify(error) is ErrorKind.BAD_VALUE
+    value = "[" * 100_000
+    error = await error_of(run(db, text("SELECT CAST(:value AS json)"), {"value": value}))
+    assert classify(error) is ErrorKind.BAD_VALUE
+
+
+@pytest.mark.backends("mysql")
+async def test_a_packet_that_is_too_large(db: Database) -> None:
+    """Which the server ends the connection for; the next one is another."""
+    error = await error_of(run(db, text("SELECT :value"), {"value": "a" * 17_000_000}))
+    assert_kind(error, ErrorKind.BAD_VALUE)
+    await run(db, select(1))
 
 
 # --- Others -------------------------------------------------------------------------------------
@@ -306,7 +398,8 @@ async def test_a_full_pool(backend: Backend) -> None:
 @pytest.mark.backends("postgresql", "mysql")
 async def test_a_connection_that_the_server_ends(db: Database, backend: Backend) -> None:
     """An administrator does it, or a restart."""
-    own, end = "SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"
+    # PostgreSQL's waits until the connection has ended, for 5 seconds at most.
+    own, end = "SELECT pg_backend_pid()", "SELECT pg_terminate_backend({}, 5000)"
     if backend.name == "mysql":
         own, end = "SELECT connection_id()", "KILL {}"
 
@@ -314,12 +407,13 @@ async def test_a_connection_that_the_server_ends(db: Database, backend: Backend)
         async with db.session() as session:
             number = await session.scalar(text(own))
             await run(db, text(end.format(number)))
-            await asyncio.sleep(0.1)
             await session.execute(select(Thing))
 
     error = await error_of(lose_connection())
     assert classify(error) is ErrorKind.DISCONNECTED
-    assert getattr(error, "connection_invalidated", True)
+    assert isinstance(error, exc.DBAPIError)
+    assert error.connection_invalidated  # the next session gets another one
+    await run(db, rows())
 
 
 @pytest.mark.backends("postgresql", "mysql")
@@ -433,6 +527,16 @@ async def test_mistakes_in_the_program_are_of_no_kind(db: Database) -> None:
     assert_kind(await error_of(run(db, text("SELECT :missing"))), ErrorKind.OTHER)
 
 
+@pytest.mark.parametrize(
+    "statement", ["SELEKT :value LIMIT :rows", "SELECT nope FROM thing WHERE code LIKE :value"]
+)
+async def test_mistakes_with_ordinary_values(db: Database, statement: str) -> None:
+    """What could have been a value's fault, and is not."""
+    values = {"value": "a", "rows": 5}
+    wanted = {name: value for name, value in values.items() if f":{name}" in statement}
+    assert_kind(await error_of(run(db, text(statement), wanted)), ErrorKind.OTHER)
+
+
 async def test_a_failure_that_was_caught_is_a_mistake_too(db: Database) -> None:
     """Whatever it was: the request would have answered with less than it has promised."""
 
@@ -454,6 +558,8 @@ async def test_a_failure_that_was_caught_is_a_mistake_too(db: Database) -> None:
         (KeyboardInterrupt(), ErrorKind.OTHER),
         (asyncio.CancelledError(), ErrorKind.OTHER),
         (exc.InvalidRequestError(), ErrorKind.OTHER),
+        (exc.CompileError(), ErrorKind.OTHER),
+        (RecursionError(), ErrorKind.OTHER),
         (exc.TimeoutError(), ErrorKind.POOL_EXHAUSTED),
         (ConnectionRefusedError(), ErrorKind.UNAVAILABLE),
         (TimeoutError(), ErrorKind.UNAVAILABLE),
@@ -475,3 +581,46 @@ def test_a_chain_that_bites_its_tail() -> None:
     first, second = ValueError("first"), ValueError("second")
     first.__cause__, second.__cause__ = second, first
     assert classify(first) is ErrorKind.OTHER
+
+
+@pytest.mark.backends("sqlite-file")
+async def test_what_the_program_has_written_wrongly_is_no_value(backend: Backend) -> None:
+    """A field of `extract` that there is not is looked up in a dict, too."""
+    async with Database(backend.url) as db, db.session() as session:
+        with pytest.raises(exc.CompileError) as raised:
+            await session.execute(select(extract("wekk", func.current_date())))
+    assert_kind(raised.value, ErrorKind.OTHER)
+
+
+class Undecodable(TypeDecorator[str]):
+    """Stored as what cannot be read."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Any) -> str:
+        return bytes(value).decode("ascii")
+
+
+async def test_what_is_stored_and_cannot_be_read_is_no_value(backend: Backend) -> None:
+    """Nobody who asks for it has sent it."""
+    async with Database(backend.url) as db, db.session() as session:
+        with pytest.raises(UnicodeDecodeError) as raised:
+            await session.scalar(select(literal(b"\xff", Undecodable)))
+    assert_kind(raised.value, ErrorKind.OTHER)
+
+
+@pytest.mark.backends("postgresql")
+async def test_a_function_that_calls_itself_is_no_value(backend: Backend) -> None:
+    """Though PostgreSQL has the same code for JSON that is nested too deeply."""
+    async with Database(backend.url) as db:
+        with pytest.raises(exc.DBAPIError) as raised:
+            async with db.session() as session:
+                await session.execute(
+                    text(
+                        "CREATE FUNCTION again(n int) RETURNS int LANGUAGE plpgsql AS"
+                        " $$ BEGIN RETURN again(n + 1); END $$"
+                    )
+                )
+                await session.execute(text("SELECT again(:n)"), {"n": 1})
+    assert_kind(raised.value, ErrorKind.OTHER)

@@ -794,6 +794,31 @@ async def test_commit_on_a_dead_connection_has_an_unknown_outcome(
         assert await client.rows() == ["next"]
 
 
+@pytest.mark.backends("postgresql", "mysql")
+async def test_a_block_of_begin_has_an_unknown_outcome_too(
+    backend: Backend, database: Database
+) -> None:
+    """And `db.run` does not repeat it: it may be there already."""
+    await database.create_all(Base.metadata)
+    own_id = text("SELECT " + {"mysql": "connection_id()"}.get(backend.name, "pg_backend_pid()"))
+    kill = {"mysql": "KILL {}"}.get(backend.name, "SELECT pg_terminate_backend({}, 5000)")
+    attempts = 0
+
+    async def unit(session: AsyncSession) -> None:
+        nonlocal attempts
+        attempts += 1
+        async with session.begin():
+            session.add(Item(name="a"))
+            await session.flush()
+            server_session = await session.scalar(own_id)
+            async with database.session() as other:
+                await other.execute(text(kill.format(server_session)))
+
+    with pytest.raises(CommitOutcomeUnknown):
+        await database.run(unit)
+    assert attempts == 1
+
+
 @pytest.mark.backends("sqlite-file")
 @pytest.mark.parametrize("path", ["/async", "/sync"])
 async def test_commit_that_sqlite_finds_busy_leaves_nothing_behind(

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event, func, select, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from backends import Backend
 from fastdb import (
+    ConfigurationError,
     Database,
     DatabaseClosed,
     MissingDriver,
@@ -478,3 +480,12 @@ async def test_null_pool_keeps_no_connection(backend: Backend) -> None:
         async with db.read_session() as session:
             assert await session.scalar(COUNT) == 1
         assert len(closed) == 2
+
+
+@pytest.mark.backends("mysql")
+async def test_create_all_without_a_database_says_so(backend: Backend) -> None:
+    """It is not another process that is waited for."""
+    url = make_url(backend.url).set(database="")
+    async with Database(url) as db:
+        with pytest.raises(ConfigurationError, match="the URL names none"):
+            await db.create_all(Base.metadata)

@@ -6,7 +6,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from sqlalchemy import event, exc, select, text
+from sqlalchemy import Column, LargeBinary, MetaData, Table, event, exc, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, QueuePool, StaticPool
@@ -429,3 +429,13 @@ async def test_a_snapshot_on_a_server_with_a_weaker_default(backend: Backend) ->
             assert (await session.scalars(select(Hero))).all() == []
         async with db.read_session() as session:
             assert len((await session.scalars(select(Hero))).all()) == 1
+
+
+async def test_bytes_come_back_as_they_went(database: Database) -> None:
+    """By each driver in the versions that are installed together."""
+    table = Table("blobs", MetaData(), Column("content", LargeBinary))
+    content = bytes(range(256))
+    async with database.engine.begin() as connection:
+        await connection.run_sync(table.create)
+        await connection.execute(table.insert().values(content=content))
+        assert await connection.scalar(select(table.c.content)) == content

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import sys
 import threading
+import traceback
 import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -211,6 +212,24 @@ def test_what_was_made_in_somebody_elses_greenlet_is_not_used_again() -> None:
     assert len({*own, *foreign}) == 4
 
 
+def test_inside_of_a_greenlet_that_has_outlived_its_parent() -> None:
+    async def ask() -> Any:
+        return await in_greenlet(wait, 1)
+
+    def by_turns() -> None:
+        answers.append(asyncio.run(ask()))
+        orphan = greenlet(lambda: greenlet(lambda: answers.append(asyncio.run(ask())))).switch()
+        assert orphan.parent.dead
+        orphan.switch()
+        answers.append(asyncio.run(ask()))
+
+    answers: list[Any] = []
+    thread = threading.Thread(target=by_turns)
+    thread.start()
+    thread.join()
+    assert answers == [1, 1, 1]
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks do not begin eagerly before 3.12")
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_task_that_begins_inside_of_a_greenlet(fails: bool) -> None:
@@ -262,3 +281,22 @@ async def test_run_sync_takes_what_sqlalchemys_takes() -> None:
     async with Database("sqlite://") as db, db.session() as session:
         assert await session.run_sync(called, 1, b=2) == ("Session", (1,), {"b": 2})
         assert await session.run_sync(fn=called) == ("Session", (), {})
+
+
+async def test_an_error_tells_where_it_was_raised() -> None:
+    """Inside of what was awaited, also to the function that awaits it."""
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    def function() -> list[str]:
+        try:
+            await_only(fail())
+        except ZeroDivisionError as error:
+            return [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+        return []
+
+    names = await in_greenlet(function)
+    assert names[0] == "function"
+    assert names[-1] == "fail"

@@ -1,6 +1,7 @@
 """Answers for database errors: their status, what they give away, and whom they leave alone."""
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -10,7 +11,7 @@ import httpx
 import pytest
 from fastapi import Body, FastAPI, Request, WebSocket
 from fastapi.responses import PlainTextResponse
-from sqlalchemy import insert, select, text
+from sqlalchemy import JSON, bindparam, insert, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
@@ -19,6 +20,7 @@ from backends import Backend
 from databases import render
 from fastdb import (
     CommitOutcomeUnknown,
+    ConfigurationError,
     Database,
     PoolOptions,
     ReadSessionDep,
@@ -162,10 +164,9 @@ async def test_a_server_that_cannot_be_reached(backend: Backend, change: str) ->
         assert_problem(await client.get("/read"), 503, "unavailable", backend)
 
 
+@pytest.mark.backends("postgresql", "mysql")  # on SQLite, writers take turns
 async def test_deadlocks(db: Database, backend: Backend) -> None:
     """Whatever was only unlucky can be tried again."""
-    if backend.name == "sqlite":
-        return  # there are none: writers take turns
     both = asyncio.Barrier(2)
     async with Database(backend.url) as patient:
         app = make_app(patient)
@@ -212,7 +213,13 @@ async def test_mistakes_stay_mistakes(db: Database) -> None:
 @only_one
 @pytest.mark.parametrize(
     "error",
-    [OverflowError(), UnicodeEncodeError("x", "x", 0, 1, "x"), FileNotFoundError(), TimeoutError()],
+    [
+        OverflowError(),
+        UnicodeEncodeError("x", "x", 0, 1, "x"),
+        FileNotFoundError(),
+        TimeoutError(),
+        RecursionError(),
+    ],
     ids=repr,
 )
 async def test_what_is_not_the_databases_goes_on(db: Database, error: Exception) -> None:
@@ -227,6 +234,51 @@ async def test_what_is_not_the_databases_goes_on(db: Database, error: Exception)
     async with calling(app, db, raises=True) as client:
         with pytest.raises(type(error)):
             await client.get("/fail")
+
+
+@only_one
+async def test_json_that_is_not_the_databases_goes_on(db: Database) -> None:
+    """Nested too deeply, but for somebody else."""
+    app = make_app(db)
+
+    @app.get("/fail")
+    async def fail(session: SessionDep) -> None:
+        await session.execute(select(1))
+        json.loads("[" * 100_000)
+
+    async with calling(app, db, raises=True) as client:
+        with pytest.raises(RecursionError):
+            await client.get("/fail")
+
+
+async def test_json_that_is_nested_too_deeply(db: Database, backend: Backend) -> None:
+    """Where the driver encodes it, and where SQLAlchemy does."""
+    app = make_app(db)
+
+    @app.get("/nested")
+    async def nested(session: SessionDep) -> None:
+        value: list[Any] = []
+        for _ in range(100_000):
+            value = [value]
+        await session.execute(select(bindparam("value", type_=JSON())), {"value": value})
+
+    async with calling(app, db) as client:
+        assert_problem(await client.get("/nested"), 422, "bad_value", backend)
+
+
+async def test_a_page_that_no_database_has(db: Database, backend: Backend) -> None:
+    """The first after the largest number of MySQL, which has the largest; and a column of it."""
+    app = make_app(db)
+
+    @app.get("/page")
+    async def page(session: SessionDep, offset: int = 0, order_by: str = "id") -> list[int]:
+        wanted = select(Hero.id).order_by(order_by).limit(1).offset(offset)
+        return list(await session.scalars(wanted))
+
+    async with calling(app, db) as client:
+        for query in (f"offset={2**64}", "order_by=nope"):
+            assert_problem(await client.get(f"/page?{query}"), 422, "bad_value", backend)
+        assert (await client.get("/page?order_by=name")).json() == [1000]
 
 
 async def own(_request: Request, _error: Exception) -> PlainTextResponse:
@@ -257,17 +309,27 @@ async def test_the_apps_own_handlers_go_before(
 
 
 @only_one
-async def test_a_commit_that_nobody_knows_of(db: Database, backend: Backend) -> None:
-    """Is not to be sent again by itself: no Retry-After."""
+@pytest.mark.parametrize("path", ["/unknown", "/from-unknown"])
+async def test_a_commit_that_nobody_knows_of(
+    db: Database, backend: Backend, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    """Is not to be sent again by itself: no Retry-After, whatever was raised from it."""
     app = make_app(db)
 
     @app.get("/unknown")
     async def unknown() -> None:
         raise CommitOutcomeUnknown(SECRET)
 
+    @app.get("/from-unknown")
+    async def from_unknown() -> None:
+        raise SQLAlchemyError(SECRET) from CommitOutcomeUnknown(SECRET)
+
     async with calling(app, db) as client:
-        answer = await client.get("/unknown")
+        answer = await client.get(path)
     assert_problem(answer, 500, "commit_outcome_unknown", backend)
+    assert [each.getMessage() for each in caplog.records if each.name == "fastdb.handlers"] == [
+        f"GET {path}: 500, commit_outcome_unknown"
+    ]
 
 
 @only_one
@@ -304,6 +366,32 @@ async def test_5xx_are_logged(db: Database, caplog: pytest.LogCaptureFixture) ->
     assert [bool(record.exc_info) for record in caplog.records] == [True, False]
 
 
+@only_one
+async def test_logs_name_the_route(db: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """By its template, without the values that were in the path and after it."""
+    app = make_app(db)
+
+    @app.put("/heroes/{name}")
+    async def rename(session: ReadSessionDep, name: str) -> None:
+        await session.execute(insert(Hero).values(name=name))
+
+    async with calling(app, db) as client:
+        assert (await client.put(f"/heroes/{SECRET}?q={SECRET}")).status_code == 503
+    messages = [each.getMessage() for each in caplog.records if each.name == "fastdb.handlers"]
+    assert messages == ["PUT /heroes/{name}: 503, read_only"]
+
+
+@pytest.mark.parametrize("retry_after", [-1, 1.5, True, "1"])
+def test_what_no_header_can_say(retry_after: Any) -> None:
+    """Retry-After counts whole seconds."""
+    with pytest.raises(ConfigurationError) as caught:
+        install_error_handlers(FastAPI(), retry_after=retry_after)
+    assert str(caught.value) == (
+        f"install_error_handlers(retry_after={retry_after!r}): must be a whole number of seconds,"
+        " 0 or more."
+    )
+
+
 # --- OpenAPI ------------------------------------------------------------------------------------
 
 
@@ -338,5 +426,36 @@ async def test_openapi_tells_of_them_where_it_is_asked_to(db: Database) -> None:
 
 def test_openapi_knows_these_only() -> None:
     """A status that is never answered is a mistake."""
-    with pytest.raises(KeyError):
-        error_responses(418)
+    with pytest.raises(ConfigurationError) as caught:
+        error_responses(409, 418)
+    assert str(caught.value) == "error_responses(418): must be one of 409, 422, 503, 504."
+
+
+async def test_handlers_of_base_classes_are_not_hidden(backend: Backend) -> None:
+    """An error that is none of the database's goes on to the app's handler of what it is."""
+    db = Database(backend.url)
+    app = FastAPI()
+
+    @app.exception_handler(ValueError)
+    async def bad_request(_request: Request, error: ValueError) -> PlainTextResponse:
+        return PlainTextResponse(type(error).__name__, 400)
+
+    @app.exception_handler(RuntimeError)
+    def teapot(_request: Request, error: RuntimeError) -> PlainTextResponse:
+        return PlainTextResponse(type(error).__name__, 418)
+
+    install_error_handlers(app)
+
+    @app.get("/decode")
+    async def decode() -> None:
+        b"\xff".decode()
+
+    @app.get("/recurse")
+    async def recurse() -> None:
+        raise RecursionError
+
+    async with calling(app, db) as client:
+        answer = await client.get("/decode")
+        assert (answer.status_code, answer.text) == (400, "UnicodeDecodeError")
+        answer = await client.get("/recurse")
+        assert (answer.status_code, answer.text) == (418, "RecursionError")

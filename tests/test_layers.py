@@ -11,10 +11,24 @@ PACKAGE = Path(__file__).parents[1] / "src" / "fastdb"
 # From the bottom up. A package is one module here: inside it, imports are its own affair. Where
 # modules of one duty build on each other, the duty has two layers.
 LAYERS = (
-    ("name", {"errors"}),
-    ("decide", {"options", "credentials", "completion", "fair_pool", "greenlets"}),
+    ("name", {"errors", "route_names"}),
+    ("decide", {"options", "credentials", "callers", "completion", "greenlets"}),
     ("decide: URLs", {"urls"}),
-    ("watch", {"guards", "pooling", "schema", "server_settings", "sqlite", "tls"}),
+    (
+        "watch",
+        {
+            "blocking",
+            "forks",
+            "guards",
+            "pooling",
+            "pools",
+            "schema",
+            "server",
+            "sqlite",
+            "stale_plans",
+            "tls",
+        },
+    ),
     ("build", {"engines", "session"}),
     ("build: their users", {"loops", "per_request", "retry", "routes", "sync", "units"}),
     ("own: who serves", {"binding"}),

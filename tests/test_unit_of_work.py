@@ -842,3 +842,17 @@ async def test_bulk_update_without_objects(db: Database) -> None:
             raise InvalidRequestError
     async with db.read_session() as session:
         assert await session.scalar(select(Counter.value)) == 1
+
+
+@pytest.mark.backends("sqlite")
+async def test_a_level_of_its_own_under_autocommit(backend: Backend) -> None:
+    """A session that asks for a transaction gets one, also where the Database has none."""
+    async with Database(backend.url, isolation="AUTOCOMMIT") as db:
+        await db.create_all(Base.metadata)
+        with pytest.raises(ZeroDivisionError):
+            async with db.session(isolation="SERIALIZABLE") as session:
+                session.add(Team(name="a"))
+                await session.flush()
+                raise ZeroDivisionError
+        async with db.session() as session:
+            assert await session.scalar(select(func.count()).select_from(Team)) == 0
