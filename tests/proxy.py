@@ -7,12 +7,21 @@
             await ask()
         assert count.round_trips == 1
 
-It passes bytes on as they come and understands none of them, TLS included. `go_deaf()` keeps what
-comes from then on, as a network does that loses every packet; `hear_again()` passes it on.
+It passes bytes on as they come and understands none of them, TLS included. Faults:
+
+    proxy.go_deaf()         keeps what comes, as a network does that loses every packet
+    proxy.hear_again()      passes it on
+    proxy.cut()             ends every connection
+    await proxy.stop()      ends every connection, and refuses new ones
+    await proxy.restart()   listens again, on the same port
+    proxy.delay = 0.005     each answer comes that many seconds later
+
+    proxy.when(b"COMMIT", proxy.cut)                   before COMMIT reaches the server
+    proxy.when(b"COMMIT", proxy.cut, answered=True)    when its answer is there, which is lost
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -46,6 +55,21 @@ class Count:
     connections: int = 0
 
 
+@dataclass(slots=True)
+class Moment:
+    """When something is to happen: once, at the first bytes for the server that contain `sign`.
+
+    Attributes:
+        sign: What is looked for.
+        act: What happens, before anything more is passed on.
+        answered: Wait for the server's answer to them.
+    """
+
+    sign: bytes
+    act: Callable[[], object]
+    answered: bool
+
+
 class Link:
     """One connection through the proxy: the client's half and the server's half."""
 
@@ -59,6 +83,7 @@ class Link:
         self._client_reader, self._client_writer = client
         self._server_reader, self._server_writer = server
         self._heard_last: Direction | None = None
+        self._expected: Moment | None = None
 
     async def run(self) -> None:
         """Pass bytes on in both directions until one side has closed."""
@@ -80,7 +105,10 @@ class Link:
         with suppress(ConnectionError):
             while data := await reader.read(_CHUNK):
                 self._note(direction)
-                self._proxy.overhear(data)
+                if self._act(direction, data):
+                    await asyncio.sleep(0)  # whoever was cut is cancelled here
+                if direction is Direction.TO_CLIENT and self._proxy.delay:
+                    await asyncio.sleep(self._proxy.delay)
                 await self._proxy.hearing.wait()
                 writer.write(data)
                 await writer.drain()
@@ -91,6 +119,20 @@ class Link:
         if direction is Direction.TO_SERVER and self._heard_last is not direction:
             self._proxy.note_round_trip()
         self._heard_last = direction
+
+    def _act(self, direction: Direction, data: bytes) -> bool:
+        """Let happen what was to happen now, and return whether anything was."""
+        due = None
+        if direction is Direction.TO_CLIENT:
+            due, self._expected = self._expected, None
+        elif moment := self._proxy.take_moment(data):
+            if moment.answered:
+                self._expected = moment
+            else:
+                due = moment
+        if due is not None:
+            due.act()
+        return due is not None
 
     async def _close(self) -> None:
         writers = (self._client_writer, self._server_writer)
@@ -117,21 +159,21 @@ class Proxy:
         self._port = port
         self._direct_url = url
         self._listener: asyncio.Server | None = None
+        self._listening_port = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._counts: list[Count] = []
-        self._deaf_at: bytes | None = None
+        self._moment: Moment | None = None
+        self.delay = 0.0
         self.hearing = asyncio.Event()
         self.hearing.set()
 
-    def go_deaf(self, *, at: bytes | None = None) -> None:
-        """Pass nothing on any more: from now, or from the first bytes that contain `at`."""
-        self._deaf_at = at
-        if at is None:
-            self.hearing.clear()
+    def go_deaf(self) -> None:
+        """Pass nothing on any more."""
+        self.hearing.clear()
 
     def hear_again(self) -> None:
         """Pass on what was kept, and what comes."""
-        self._deaf_at = None
+        self._moment = None
         self.hearing.set()
 
     def cut(self) -> None:
@@ -139,9 +181,31 @@ class Proxy:
         for task in self._tasks:
             task.cancel()
 
-    def overhear(self, data: bytes) -> None:
-        if self._deaf_at is not None and self._deaf_at in data:
-            self.hearing.clear()
+    async def stop(self) -> None:
+        """End every connection, and let nobody connect."""
+        if self._listener is not None:
+            self._listener.close()
+        self.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._listener is not None:
+            await self._listener.wait_closed()
+        self._listener = None
+
+    async def restart(self) -> None:
+        """Listen again, where it was."""
+        self._listener = await asyncio.start_server(self._accept, HOST, self._listening_port)
+
+    def when(self, sign: bytes, act: Callable[[], object], *, answered: bool = False) -> None:
+        """Let something happen at a moment: see `Moment`."""
+        self._moment = Moment(sign, act, answered)
+
+    def take_moment(self, data: bytes) -> Moment | None:
+        """Return what is to happen with these bytes, which happens only once."""
+        moment = self._moment
+        if moment is None or moment.sign not in data:
+            return None
+        self._moment = None
+        return moment
 
     @classmethod
     def before(cls, url: str) -> Self:
@@ -154,9 +218,8 @@ class Proxy:
     @property
     def port(self) -> int:
         """The port to connect to, in place of the server's."""
-        assert self._listener is not None, "the proxy is not open"
-        port: int = self._listener.sockets[0].getsockname()[1]
-        return port
+        assert self._listening_port, "the proxy is not open"
+        return self._listening_port
 
     @property
     def url(self) -> str:
@@ -178,17 +241,12 @@ class Proxy:
             count.round_trips += 1
 
     async def __aenter__(self) -> Self:
-        self._listener = await asyncio.start_server(self._accept, HOST, free_port())
+        self._listening_port = free_port()
+        await self.restart()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        assert self._listener is not None
-        self._listener.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._listener.wait_closed()
-        self._listener = None
+        await self.stop()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A task of its own: asyncio logs the cancellation of one that it makes itself.

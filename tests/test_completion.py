@@ -196,7 +196,7 @@ async def test_a_connection_lost_during_commit_is_of_unknown_outcome(
         async with db.session() as session:
             session.add(Hero(name="a"))
             await session.flush()
-            proxy.go_deaf(at=b"COMMIT")
+            proxy.when(b"COMMIT", proxy.go_deaf)
             loop.call_later(0.05, proxy.cut)
     assert raised.value.__cause__ is not None
     assert str(raised.value) == (

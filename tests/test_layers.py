@@ -14,6 +14,7 @@ LAYERS = (
     ("name", {"errors", "route_names"}),
     ("decide", {"options", "credentials", "callers", "completion", "greenlets"}),
     ("decide: URLs", {"urls"}),
+    ("watch: what lies beneath", {"sockets", "waits"}),
     (
         "watch",
         {

@@ -14,12 +14,17 @@ _GRACE_SECONDS = 1.0
 
 
 async def run_to_completion(
-    work: Coroutine[Any, Any, T], *, seconds: float, give_up: Callable[[], object]
+    work: Coroutine[Any, Any, T],
+    *,
+    seconds: float,
+    give_up: Callable[[], object],
+    longest: float | None = None,
 ) -> T:
     """Run `work` in a task of its own; once the caller is cancelled, for `seconds` more at most.
 
     The cancellation is raised when `work` has ended, or was given up: then `give_up()` is called,
-    which must make it fail soon.
+    which must make it fail soon. It is called as well when `work` takes longer than `longest`
+    seconds, cancelled or not.
 
     Raises:
         CancelledError: The caller was cancelled.
@@ -28,11 +33,17 @@ async def run_to_completion(
     task = _start(work)
     if task.done():
         return task.result()
+    limit = None
+    if longest is not None:
+        limit = asyncio.get_running_loop().call_later(longest, give_up)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await _end(task, seconds, give_up)
         raise
+    finally:
+        if limit is not None:
+            limit.cancel()
 
 
 async def run_within(

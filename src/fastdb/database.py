@@ -14,7 +14,7 @@ from fastdb.binding import bound
 from fastdb.callers import work_for_this_task
 from fastdb.completion import run_within
 from fastdb.credentials import PasswordSource
-from fastdb.engines import Recipe, async_engines, sync_engines
+from fastdb.engines import Engines, Recipe, async_engines, sync_engines
 from fastdb.errors import ConfigurationError
 from fastdb.loops import EnginesByLoop
 from fastdb.options import (
@@ -111,11 +111,14 @@ class Database:
         sync_class = self._session_options.pop(
             "sync_session_class", session_class.sync_session_class
         )
-        close_seconds = self._recipe.waits.close
+        waits, is_sqlite = self._recipe.waits, self._recipe.target.backend == "sqlite"
         self._session_class = async_unit_session_class(
-            session_class, sync_class, close_seconds=close_seconds
+            session_class,
+            sync_class,
+            close_seconds=waits.close,
+            commit_seconds=None if is_sqlite else waits.answer,  # a file is never silent
         )
-        self._twin_session_class = twin_session_class(sync_class, close_seconds=close_seconds)
+        self._twin_session_class = twin_session_class(sync_class, close_seconds=waits.close)
         self._loops = EnginesByLoop(repr(self), lambda: async_engines(self._in_place(self._recipe)))
         # Filled with `setdefault`, which lets one of several threads win, and needs no lock that a
         # fork could leave locked. What the others have made is used by nobody.
@@ -296,10 +299,18 @@ class Database:
 
         Idempotent. The Database can be entered again afterwards; mere use raises DatabaseClosed.
         """
-        await run_within(self._close(), seconds=self._recipe.waits.close, give_up=lambda: None)
+        engines = self._loops.take()
 
-    async def _close(self) -> None:
-        await self._loops.close()
+        def give_up() -> None:
+            if engines is not None:
+                engines.cut()
+
+        await run_within(self._close(engines), seconds=self._recipe.waits.close, give_up=give_up)
+
+    async def _close(self, engines: Engines[AsyncEngine] | None) -> None:
+        if engines is not None:
+            await engines.read.dispose()
+            await engines.main.dispose()
         if not self._loops.closed:
             return
         for twin in self._twin.values():

@@ -63,14 +63,15 @@ class EnginesByLoop:
         opened.users -= 1
         return opened.users <= 0
 
-    async def close(self) -> None:
-        """Close the running loop's engines; `closed` is set when no other loop has any."""
+    def take(self) -> Engines[AsyncEngine] | None:
+        """Return the running loop's engines for the caller to close, if there are any.
+
+        `closed` is set when no other loop has any.
+        """
         opened = self._opened.pop(asyncio.get_running_loop(), None) or self._unclaimed
         self._unclaimed = None
         self.closed = not self._opened
-        if opened is not None:
-            await opened.engines.read.dispose()
-            await opened.engines.main.dispose()
+        return None if opened is None else opened.engines
 
     def hold_connections(self) -> bool:
         """Return whether any engine still has connections open."""

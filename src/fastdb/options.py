@@ -114,6 +114,11 @@ class Timeouts:
         for name in ("statement", "idle_in_transaction"):
             check_seconds("Timeouts", name, getattr(self, name), none=True)
 
+    @property
+    def answer(self) -> float | None:
+        """Seconds for the server to answer: `statement`, after which it says so, and `close`."""
+        return None if self.statement is None else self.statement + self.close
+
 
 @dataclass(frozen=True, slots=True)
 class TLSOptions:

@@ -1,9 +1,6 @@
 """The pool's connections: how many, still alive when handed out, clean when they come back."""
 
 import asyncio
-import os
-import socket
-import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +12,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolResetState, Queue
 
 from fastdb.options import PoolOptions, Timeouts
 from fastdb.urls import Backend
+from fastdb.waits import Waits
 
 _IDLE_SINCE = "fastdb.idle_since"
 
@@ -55,7 +53,7 @@ def pool_arguments(
     return arguments
 
 
-def check_idle_connections(engine: Engine, ping_after: float | None) -> None:
+def check_idle_connections(engine: Engine, ping_after: float | None, waits: Waits) -> None:
     """Replace dead connections before they are handed out, at no cost for busy ones.
 
     Only a connection that has been idle for longer than `ping_after` seconds is asked: one that
@@ -74,7 +72,8 @@ def check_idle_connections(engine: Engine, ping_after: float | None) -> None:
         if idle_since is None or time.monotonic() - idle_since < ping_after:
             return
         try:
-            dialect.do_ping(dbapi_connection)
+            with waits.for_ping(entry.driver_connection):
+                dialect.do_ping(dbapi_connection)
         except Exception as error:
             # Not only the driver's own errors: asyncpg lets OSError through. The pool answers
             # by replacing this connection and all that are as old.
@@ -132,15 +131,6 @@ def stop_cancelled_statements(engine: Engine, seconds: float) -> None:
     event.listen(engine, "invalidate", given_up)
 
 
-def abort(driver_connection: Any) -> None:
-    """Cut a driver's connection without waiting for the network, so that who waits on it fails."""
-    if isinstance(driver_connection, sqlite3.Connection):
-        driver_connection.interrupt()
-        return
-    with suppress(Exception):
-        _ABORTS[type(driver_connection).__module__.partition(".")[0]](driver_connection)
-
-
 def held_open(pool: Pool) -> int:
     """Return how many connections `pool` holds open, in use or idle; NullPool does not count."""
     return pool.checkedin() + pool.checkedout() if isinstance(pool, QueuePool) else 0
@@ -161,21 +151,4 @@ _TRANSACTION_CHECKS: dict[str, Callable[[Any], bool]] = {
     "pymysql": _mysql_in_transaction,
     "aiomysql": _mysql_in_transaction,
     "asyncmy": _mysql_in_transaction,
-}
-
-
-def _shut_down(descriptor: int) -> None:
-    # libpq has no call for this: closing waits for whoever uses the connection. Shutting down a
-    # duplicate of its socket wakes them with an error and leaves the descriptor to libpq.
-    with socket.socket(fileno=os.dup(descriptor)) as duplicate:
-        duplicate.shutdown(socket.SHUT_RDWR)
-
-
-_ABORTS: dict[str, Callable[[Any], object]] = {
-    "asyncpg": lambda connection: connection.terminate(),
-    "psycopg": lambda connection: _shut_down(connection.pgconn.socket),
-    "psycopg2": lambda connection: _shut_down(connection.fileno()),
-    "aiomysql": lambda connection: connection.close(),
-    "asyncmy": lambda connection: connection.close(),
-    "aiosqlite": lambda connection: connection.stop(),
 }

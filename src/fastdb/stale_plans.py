@@ -25,31 +25,38 @@ from fastdb.errors import ErrorKind, classify
 
 _KEY = "fastdb.plans"
 
+_Execute = Callable[..., None]
 
-def renew_stale_plans(engine: Engine, *, read_only: bool) -> None:
+
+def renew_stale_plans(
+    engine: Engine, *, read_only: bool, around: Callable[[_Execute], _Execute]
+) -> None:
     """Let no ALTER TABLE fail the first statement of a transaction on `engine`.
 
     Args:
         engine: Of any database; it matters to those of PostgreSQL whose driver prepares.
         read_only: Whether the database refuses writes on it.
+        around: Returns what runs a statement, from the dialect's own function for it.
     """
     plans = _PLANS.get(engine.dialect.driver)
     if plans is not None:
-        plans(engine, read_only)
+        plans(engine, read_only, around)
 
 
 class _Plans:
     """What the connections of one engine have prepared."""
 
-    def __init__(self, engine: Engine, read_only: bool) -> None:
+    def __init__(
+        self, engine: Engine, read_only: bool, around: Callable[[_Execute], _Execute]
+    ) -> None:
         dialect = self._dialect = engine.dialect
         self._read_only = read_only
         # Not `do_executemany`: a statement without rows has no type of result to be changed.
-        event.listen(engine, "do_execute", partial(self._run, dialect.do_execute))
-        without = partial(self._run, dialect.do_execute_no_params)
-        event.listen(engine, "do_execute_no_params", without)
+        for name in ("do_execute", "do_execute_no_params"):
+            execute = around(getattr(dialect, name))
+            event.listen(engine, name, partial(self._run, execute))
 
-    def _run(self, execute: Callable[..., None], *arguments: Any) -> bool:
+    def _run(self, execute: _Execute, *arguments: Any) -> bool:
         """Run a statement in SQLAlchemy's place, and once more if that is the same."""
         context: ExecutionContext = arguments[-1]
         connection = context.root_connection
@@ -110,8 +117,10 @@ class _PsycopgPlans(_Plans):
     Changes are counted; each connection knows how many there had been when it last began anew.
     """
 
-    def __init__(self, engine: Engine, read_only: bool) -> None:
-        super().__init__(engine, read_only)
+    def __init__(
+        self, engine: Engine, read_only: bool, around: Callable[[_Execute], _Execute]
+    ) -> None:
+        super().__init__(engine, read_only, around)
         self._changes = 0
         event.listen(engine, "connect", self._connected)
 

@@ -21,12 +21,14 @@ from fastdb.pooling import (
 )
 from fastdb.pools import FairQueuePool, WatchedQueuePool, watch_holders
 from fastdb.server import apply_server_settings, connect_arguments
+from fastdb.sockets import keep_alive
 from fastdb.sqlite.cancellation import interrupt_at_cancellation
 from fastdb.sqlite.connection import connection_class, verify_foreign_connections
 from fastdb.sqlite.transactions import begin_ourselves
 from fastdb.sqlite.writelock import write_lock_of
 from fastdb.stale_plans import renew_stale_plans
 from fastdb.tls import install_tls_verification, tls_connect_args
+from fastdb.waits import Waits
 
 # SQLAlchemy finds the dialect by its entry point as well, for those who name it in a URL. Looking
 # for that reads every distribution's metadata, which an event loop should not do.
@@ -122,9 +124,12 @@ def _equip(engine: Engine, recipe: Recipe, arguments: dict[str, Any], read_only:
         return
     if recipe.password is not None:
         ask_for_password(engine, recipe.password)
-    check_idle_connections(engine, recipe.pool.ping_after)
+    waits = Waits(engine, recipe.waits, recipe.timeouts)
+    waits.bound_connecting()
+    check_idle_connections(engine, recipe.pool.ping_after, waits)
     stop_cancelled_statements(engine, recipe.waits.close)
-    renew_stale_plans(engine, read_only=read_only)
+    renew_stale_plans(engine, read_only=read_only, around=waits.around)
+    keep_alive(engine)
     install_tls_verification(engine, target.driver, recipe.tls or target.tls)
     apply_server_settings(
         engine,
@@ -134,6 +139,8 @@ def _equip(engine: Engine, recipe: Recipe, arguments: dict[str, Any], read_only:
         read_only=read_only,
         autocommits=read_only or recipe.autocommits,
     )
+    waits.bound_statements()
+    waits.end_connecting()
 
 
 def _equip_plain_sqlite(

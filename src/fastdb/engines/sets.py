@@ -15,6 +15,7 @@ from fastdb.guards import refuse_failed_commits
 from fastdb.options import TIMEOUTS_OPTION, BeginIntent, Timeouts, normal_isolation
 from fastdb.pools import FairQueuePool
 from fastdb.server import NO_LIMITS, begin_read_only, compare_with_server
+from fastdb.sockets import OpenConnections
 from fastdb.sqlite.intent import BEGIN_OPTION
 
 E = TypeVar("E", Engine, AsyncEngine)
@@ -31,6 +32,7 @@ class Engines(Generic[E]):
         is_sqlite: Its transactions begin with an intent, and are always serializable.
         autocommits: Its transactions are none, unless they are given an isolation level.
         takes_timeouts: Whether a session may have time limits of its own.
+        connections: What is open to a server, for each async engine that opens its own.
     """
 
     main: E
@@ -39,6 +41,7 @@ class Engines(Generic[E]):
     is_sqlite: bool = False
     autocommits: bool = False
     takes_timeouts: bool = True
+    connections: tuple[OpenConnections, ...] = ()
     _variants: dict[tuple[BeginIntent | None, str | None], E] = field(default_factory=dict)
 
     def variant(
@@ -74,6 +77,11 @@ class Engines(Generic[E]):
             raise ConfigurationError(NO_LIMITS)
         return engine.execution_options(**{TIMEOUTS_OPTION: timeouts})
 
+    def cut(self) -> None:
+        """Cut all connections to a server, without waiting for it."""
+        for connections in self.connections:
+            connections.cut()
+
 
 def _check_begin(begin: str) -> None:
     if begin not in ("immediate", "deferred"):
@@ -87,6 +95,8 @@ def async_engines(recipe: Recipe) -> Engines[AsyncEngine]:
     engines = _engines(recipe, make_async_engine)
     refuse_failed_commits(engines.main.sync_engine)
     both = [engine.sync_engine for engine in (engines.main, engines.read)]
+    if recipe.target.backend != "sqlite":
+        engines.connections = tuple(map(OpenConnections, both))
     each = _most(engines.main.pool)
     if each and recipe.target.backend != "sqlite" and recipe.pool.mode == "queue":
         compare_with_server(both, recipe.target.backend, each=each)

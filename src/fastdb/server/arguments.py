@@ -1,9 +1,12 @@
-"""The driver's arguments: how long a connection may take, and what a pooler cannot bear."""
+"""The driver's arguments: how long a connection may take, whether the other side still
+lives, and what a pooler cannot bear.
+"""
 
 from math import ceil
 from typing import Any
 
 from fastdb.options import PoolOptions, Timeouts
+from fastdb.sockets import KEEPALIVE_ARGUMENTS
 from fastdb.urls import Target
 
 # What keeps a driver from naming prepared statements, which a transaction pooler would look for
@@ -26,7 +29,8 @@ def connect_arguments(
     name = _CONNECT_TIMEOUT.get(target.driver, "connect_timeout")
     # libpq and PyMySQL count whole seconds.
     limit = {name: ceil((timeouts or Timeouts()).connect)}
-    arguments = {**limit, **target.connect_args, **(limit if timeouts else {})}
+    asking = KEEPALIVE_ARGUMENTS if target.driver in ("psycopg", "psycopg2") else {}
+    arguments = {**asking, **limit, **target.connect_args, **(limit if timeouts else {})}
     if pool.mode == "transaction_pooler":
         arguments |= _POOLER_ARGUMENTS.get(target.driver, {})
     return arguments

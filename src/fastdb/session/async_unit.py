@@ -1,14 +1,16 @@
 """What fastdb adds to an `AsyncSession`: a COMMIT that is not cut in two, and streaming reads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
+from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from fastdb.completion import run_to_completion
 from fastdb.errors import ConfigurationError
 from fastdb.greenlets import GreenletCall
+from fastdb.options import TIMEOUTS_OPTION, Timeouts
 from fastdb.session.calls import quick_calls
 from fastdb.session.inner import InnerSession, inner_session_class
 from fastdb.session.transactions import refuse_around_anothers
@@ -22,6 +24,7 @@ class AsyncUnitSession(AsyncSession):
     """
 
     close_seconds = 5.0
+    commit_seconds: float | None = None
     is_lazy = True
     reads_only = False
     snapshot_engine: AsyncEngine | None = None
@@ -94,7 +97,7 @@ class AsyncUnitSession(AsyncSession):
         if committing.has_ended:
             await committing.end()
         else:
-            await run_to_completion(committing.end(), seconds=self.close_seconds, give_up=unit.cut)
+            await self._run_to_completion(committing.end())
 
     async def _commit(self, *, and_end: bool) -> None:
         refuse_around_anothers(self, "commit")
@@ -107,9 +110,23 @@ class AsyncUnitSession(AsyncSession):
         if commit.has_ended and not unit.callbacks.are_due():
             await self._tell(commit, and_end=and_end)
             return
+        await self._run_to_completion(self._tell(commit, and_end=and_end))
+
+    async def _run_to_completion(self, committing: Coroutine[Any, Any, None]) -> None:
+        unit = self.sync_session
         await run_to_completion(
-            self._tell(commit, and_end=and_end), seconds=self.close_seconds, give_up=unit.cut
+            committing,
+            seconds=self.close_seconds,
+            give_up=unit.cut,
+            longest=self._commit_seconds(unit.bind),
         )
+
+    def _commit_seconds(self, bind: Any) -> float | None:
+        """Return for how long a COMMIT is waited for; the server is to end it before."""
+        if self.commit_seconds is None or not isinstance(bind, Engine):
+            return self.commit_seconds
+        timeouts: Timeouts | None = bind.get_execution_options().get(TIMEOUTS_OPTION)
+        return self.commit_seconds if timeouts is None else timeouts.answer
 
     async def _tell(self, commit: GreenletCall[None], *, and_end: bool) -> None:
         await commit.end()
@@ -140,9 +157,20 @@ class AsyncUnitSession(AsyncSession):
 
 
 def async_unit_session_class(
-    session_class: type[AsyncSession], sync_class: type[Session], *, close_seconds: float
+    session_class: type[AsyncSession],
+    sync_class: type[Session],
+    *,
+    close_seconds: float,
+    commit_seconds: float | None,
 ) -> type[AsyncUnitSession]:
     """Return an async `session_class` with what a unit of work needs added in front.
+
+    Args:
+        session_class: The user's.
+        sync_class: The user's, of the session inside.
+        close_seconds: For the end of a session whose caller has gone.
+        commit_seconds: For the answer to COMMIT, in sessions that have no time limits of their own;
+            None for no limit.
 
     Raises:
         ConfigurationError: It overrides what a unit of work does itself.
@@ -156,6 +184,7 @@ def async_unit_session_class(
             )
     attributes = {
         "close_seconds": close_seconds,
+        "commit_seconds": commit_seconds,
         # Another __init__ may set what an app reads or has set before the first statement.
         "is_lazy": session_class.__init__ is AsyncSession.__init__,
         "sync_session_class": inner_session_class(sync_class),

@@ -7,8 +7,8 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from fastdb.errors import CommitOutcomeUnknown, SessionEnded
 from fastdb.guards import failed
-from fastdb.pooling import abort
 from fastdb.session.callbacks import Callbacks
+from fastdb.sockets import abort
 
 # `close_resets_only=False`: a session used after its end must not open a connection that nobody
 # closes. `expire_on_commit=False`: what was loaded stays readable while the response is made.

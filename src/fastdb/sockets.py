@@ -1,0 +1,133 @@
+"""The sockets beneath the drivers' connections: cut without waiting, and asked whether they live.
+
+asyncpg, aiomysql and asyncmy show neither a socket nor a way to end one that swallows what is
+written to it: their `close()` first writes what is left. Their transport is in a private attribute,
+which is used in this file only; a test notices when it is somewhere else.
+"""
+
+import os
+import socket
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from weakref import WeakSet
+
+from sqlalchemy import Engine, event
+from sqlalchemy.pool import ConnectionPoolEntry
+
+# After 15 seconds in which nothing was heard, the system asks, three times in 5 seconds each. Who
+# has not answered until then is gone, and so is who does not confirm for 30 seconds what was sent.
+# Left alone, systems first ask after two hours.
+KEEPALIVE_ARGUMENTS = {
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds
+}
+"""As libpq's drivers take it: https://www.postgresql.org/docs/current/libpq-connect.html"""
+
+# Not every system has all of them.
+_OPTIONS = {
+    "keepalives_idle": "TCP_KEEPIDLE",
+    "keepalives_interval": "TCP_KEEPINTVL",
+    "keepalives_count": "TCP_KEEPCNT",
+    "tcp_user_timeout": "TCP_USER_TIMEOUT",
+}
+_WITHOUT_ARGUMENTS = frozenset({"asyncpg", "aiomysql", "asyncmy"})
+
+
+def abort(driver_connection: Any) -> None:
+    """Cut a driver's connection without waiting for the network, so that who waits on it fails."""
+    if isinstance(driver_connection, sqlite3.Connection):
+        driver_connection.interrupt()
+        return
+    with suppress(Exception):
+        _ABORTS[type(driver_connection).__module__.partition(".")[0]](driver_connection)
+
+
+def keep_alive(engine: Engine) -> None:
+    """Let the system find out, in half a minute, that the other side of a connection is gone.
+
+    Not that it is slow: a server that works on a statement for hours answers such questions.
+    """
+    if engine.dialect.driver not in _WITHOUT_ARGUMENTS:
+        return
+
+    def connected(_: Any, entry: ConnectionPoolEntry) -> None:
+        with suppress(OSError), _socket_of(entry.driver_connection) as its:
+            if its is not None and its.family != getattr(socket, "AF_UNIX", None):
+                _keep_alive(its)
+
+    event.listen(engine, "connect", connected)
+
+
+def _keep_alive(its: socket.socket) -> None:
+    its.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, option in _OPTIONS.items():
+        if hasattr(socket, option):
+            its.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), KEEPALIVE_ARGUMENTS[name])
+
+
+class OpenConnections:
+    """The connections that an engine has opened, to be cut where closing them takes too long."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._process = os.getpid()
+        self._all: WeakSet[Any] = WeakSet()
+        event.listen(engine, "connect", self._connected)
+
+    def _connected(self, _: Any, entry: ConnectionPoolEntry) -> None:
+        self._all.add(entry.driver_connection)
+
+    def cut(self) -> None:
+        """Cut them all; those that are closed already do not mind."""
+        if os.getpid() != self._process:
+            return  # a child would cut its parent's
+        for driver_connection in list(self._all):
+            abort(driver_connection)
+
+
+@contextmanager
+def _socket_of(driver_connection: Any) -> Iterator[socket.socket | None]:
+    """Give a duplicate of a connection's socket, and close it again.
+
+    uvloop's transports show something that only looks like a socket.
+    """
+    transport = _transport(driver_connection)
+    shown = transport and transport.get_extra_info("socket")
+    if shown is None:
+        yield None
+        return
+    with socket.socket(fileno=os.dup(shown.fileno())) as duplicate:
+        yield duplicate
+
+
+def _transport(driver_connection: Any) -> Any:
+    """Return the asyncio transport of asyncpg's, aiomysql's and asyncmy's connections."""
+    writer = getattr(driver_connection, "_writer", None)  # aiomysql; asyncmy before 0.2.12
+    return writer.transport if writer else getattr(driver_connection, "_transport", None)
+
+
+def _abort_transport(driver_connection: Any) -> None:
+    transport = _transport(driver_connection)
+    driver_connection.close()
+    if transport is not None:
+        transport.abort()  # `close()` would first write what is left
+
+
+def _shut_down(descriptor: int) -> None:
+    # libpq has no call for this: closing waits for whoever uses the connection. Shutting down a
+    # duplicate of its socket wakes them with an error and leaves the descriptor to libpq.
+    with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)
+
+
+_ABORTS: dict[str, Callable[[Any], object]] = {
+    "asyncpg": lambda connection: connection.terminate(),
+    "psycopg": lambda connection: _shut_down(connection.pgconn.socket),
+    "psycopg2": lambda connection: _shut_down(connection.fileno()),
+    "aiomysql": _abort_transport,
+    "asyncmy": _abort_transport,
+    "aiosqlite": lambda connection: connection.stop(),
+}

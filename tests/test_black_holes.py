@@ -1,0 +1,407 @@
+"""A network that swallows everything: whoever waits is let go in time, and the pool recovers.
+
+Each wait has a bound of its own (`SECONDS`), which is far above what it is to take and far below
+what drivers wait for without a limit. That the limits themselves are kept is `Timeouts`' affair.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from sqlalchemy import Select, func, insert, literal, select, text
+
+from backends import Backend
+from fastdb import CommitOutcomeUnknown, Database, PoolOptions, Timeouts
+from fastdb.errors import ErrorKind, classify
+from fastdb.sockets import KEEPALIVE_ARGUMENTS
+from models import Base, Hero
+from proxy import Proxy
+
+pytestmark = pytest.mark.backends("postgresql", "mysql")
+
+SECONDS = 4.0
+PATIENCE = Timeouts(connect=1, statement=0.4, close=0.3)
+
+
+@pytest.fixture
+async def proxy(backend: Backend) -> AsyncIterator[Proxy]:
+    """A proxy before the server, with the tables of `models` behind it."""
+    async with Database(backend.url) as direct:
+        await direct.create_all(Base.metadata)
+    async with Proxy.before(backend.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def open_through(backend: Backend, proxy: Proxy) -> Callable[..., Any]:
+    """Open the database through the proxy, in plain text so that it can read along."""
+
+    @asynccontextmanager
+    async def open_it(
+        timeouts: Timeouts | None = PATIENCE, **options: Any
+    ) -> AsyncIterator[Database]:
+        plain = "?sslmode=disable" if backend.name == "postgresql" else ""
+        async with Database(proxy.url + plain, timeouts=timeouts, **options) as db:
+            try:
+                yield db
+                assert db.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+                await serves_again(db, proxy)
+            finally:
+                proxy.hear_again()
+
+    return open_it
+
+
+async def serves_again(db: Database, proxy: Proxy) -> None:
+    """The network heals, and every slot of the pool can be used."""
+    proxy.cut()
+    proxy.hear_again()
+
+    async def ask() -> int | None:
+        async with db.session() as session:
+            answer: int | None = await session.scalar(ONE)
+            return answer
+
+    async with asyncio.timeout(SECONDS):
+        answers = await asyncio.gather(*(ask() for _ in range(12)), return_exceptions=True)
+        # Those that were cut while idle are found out by who takes them.
+        assert 1 in answers
+        assert await ask() == 1
+
+
+ONE: Select[tuple[int]] = select(literal(1))
+
+
+async def names(backend: Backend) -> list[str]:
+    async with Database(backend.url) as direct, direct.read_session() as session:
+        return list(await session.scalars(select(Hero.name)))
+
+
+async def cancel_task(work: Awaitable[None], at: asyncio.Event) -> None:
+    task = asyncio.ensure_future(work)
+    await at.wait()
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def time_out(work: Awaitable[None], at: asyncio.Event) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await work
+    assert at.is_set()
+
+
+async def leave_scope(work: Awaitable[None], at: asyncio.Event) -> None:
+    with anyio.move_on_after(0.2) as scope:
+        await work
+    assert scope.cancelled_caught
+    assert at.is_set()
+
+
+Cancel = Callable[[Awaitable[None], asyncio.Event], Awaitable[None]]
+
+by_every_cancellation = pytest.mark.parametrize("cancel", [cancel_task, time_out, leave_scope])
+
+
+# --- Cancelled in a black hole -------------------------------------------------------------------
+
+
+@by_every_cancellation
+async def test_a_cancelled_statement_lets_go(
+    open_through: Callable[..., Any], proxy: Proxy, cancel: Cancel, backend: Backend
+) -> None:
+    """Leaving takes `Timeouts.close` at most, whatever the driver would do to be polite."""
+    async with open_through(Timeouts(close=0.3)) as db:
+        sent = asyncio.Event()
+
+        async def work() -> None:
+            async with db.session() as session:
+                session.add(Hero(name="a"))
+                await session.flush()
+                proxy.go_deaf()
+                sent.set()
+                await session.scalar(ONE)
+
+        async with asyncio.timeout(SECONDS):
+            await cancel(work(), sent)
+    assert await names(backend) == []
+
+
+async def test_a_cancelled_read_lets_go(open_through: Callable[..., Any], proxy: Proxy) -> None:
+    """Also in autocommit, where nothing is to be rolled back."""
+    async with open_through(Timeouts(close=0.3)) as db:
+        sent = asyncio.Event()
+
+        async def work() -> None:
+            async with db.read_session() as session:
+                await session.scalar(ONE)
+                proxy.go_deaf()
+                sent.set()
+                await session.scalar(ONE)
+
+        async with asyncio.timeout(SECONDS):
+            await cancel_task(work(), sent)
+
+
+async def test_a_cancelled_write_of_megabytes_lets_go(
+    open_through: Callable[..., Any], proxy: Proxy, backend: Backend
+) -> None:
+    """Most of it is still to be sent: closing politely would wait for that."""
+    async with open_through(Timeouts(close=0.3)) as db:
+        sent = asyncio.Event()
+
+        async def work() -> None:
+            async with db.session() as session:
+                await session.scalar(ONE)
+                proxy.go_deaf()
+                sent.set()
+                await session.scalar(select(func.length(literal("x" * 14_000_000))))
+
+        async with asyncio.timeout(SECONDS):
+            await cancel_task(work(), sent)
+
+
+async def test_a_cancelled_stream_lets_go(open_through: Callable[..., Any], proxy: Proxy) -> None:
+    """Between two batches of rows; psycopg takes its own time here, which is bounded."""
+    async with open_through(Timeouts(close=0.3)) as db:
+        async with db.session() as session:
+            await session.execute(insert(Hero), [{"name": f"{n:050}"} for n in range(5000)])
+        sent = asyncio.Event()
+
+        async def work() -> None:
+            async with db.read_session() as session:
+                async for _ in await session.stream(select(Hero)):
+                    if not sent.is_set():
+                        proxy.go_deaf()
+                        sent.set()
+
+        async with asyncio.timeout(SECONDS + 10):
+            await cancel_task(work(), sent)
+
+
+# --- Not cancelled -------------------------------------------------------------------------------
+
+
+async def test_a_statement_without_an_answer_fails(
+    open_through: Callable[..., Any], proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server was to end it, and has said nothing: the connection is cut, and that is told."""
+    async with open_through() as db:
+        async with asyncio.timeout(SECONDS):
+            with pytest.raises(Exception) as raised:  # noqa: PT011 - each driver has its own
+                async with db.session() as session:
+                    await session.scalar(ONE)
+                    proxy.go_deaf()
+                    await session.scalar(ONE)
+        assert classify(raised.value) is ErrorKind.DISCONNECTED
+        assert "The server has not answered for" in caplog.text
+
+
+async def test_a_session_of_its_own_patience(
+    open_through: Callable[..., Any], proxy: Proxy
+) -> None:
+    """The limits of the session are the ones that count."""
+    async with open_through(Timeouts(statement=60, close=0.3)) as db, asyncio.timeout(SECONDS):
+        with pytest.raises(Exception) as raised:  # noqa: PT011
+            async with db.session(timeouts=PATIENCE) as session:
+                await session.scalar(ONE)
+                proxy.go_deaf()
+                await session.scalar(ONE)
+        assert classify(raised.value) is ErrorKind.DISCONNECTED
+
+
+async def test_many_rows_at_once_without_an_answer_fail(
+    open_through: Callable[..., Any], proxy: Proxy, backend: Backend
+) -> None:
+    """`executemany` is another way into the driver."""
+    async with open_through() as db, asyncio.timeout(SECONDS):
+        with pytest.raises(Exception) as raised:  # noqa: PT011
+            async with db.session() as session:
+                await session.scalar(ONE)
+                proxy.go_deaf()
+                await session.execute(
+                    text("INSERT INTO hero (name) VALUES (:name)"), [{"name": "a"}, {"name": "b"}]
+                )
+        assert classify(raised.value) is ErrorKind.DISCONNECTED
+    assert await names(backend) == []
+
+
+async def test_a_long_statement_is_left_alone_by_default(open_through: Callable[..., Any]) -> None:
+    """Who has asked for no limit has none but the server's, which fastdb does not know."""
+    async with open_through(Timeouts(statement=None, close=0.1)) as db, db.session() as session:
+        sleep = "pg_sleep" if session.bind.dialect.name == "postgresql" else "sleep"
+        await session.execute(text(f"SELECT {sleep}(0.6)"))
+        assert await session.scalar(ONE) == 1
+
+
+async def test_commit_without_an_answer_is_of_unknown_outcome(
+    open_through: Callable[..., Any], proxy: Proxy
+) -> None:
+    """Nobody is kept waiting for ever, and nobody is told that it failed."""
+    async with open_through() as db, asyncio.timeout(SECONDS):
+        with pytest.raises(CommitOutcomeUnknown):
+            async with db.session() as session:
+                session.add(Hero(name="a"))
+                await session.flush()
+                proxy.when(b"COMMIT", proxy.go_deaf)
+
+
+async def test_rollback_without_an_answer_ends(
+    open_through: Callable[..., Any], proxy: Proxy, backend: Backend
+) -> None:
+    """The error that led to it is the one that is seen."""
+    async with open_through() as db:
+        async with asyncio.timeout(SECONDS):
+            with pytest.raises(ZeroDivisionError):
+                async with db.session() as session:
+                    session.add(Hero(name="a"))
+                    await session.flush()
+                    proxy.go_deaf()
+                    raise ZeroDivisionError
+    assert await names(backend) == []
+
+
+# --- Taking and closing connections --------------------------------------------------------------
+
+
+async def test_a_ping_without_an_answer_ends(
+    open_through: Callable[..., Any], proxy: Proxy
+) -> None:
+    """What was idle is given up, a new connection is tried, and that fails in time as well."""
+    async with open_through(pool=PoolOptions(ping_after=0)) as db:
+        async with db.session() as session:
+            await session.scalar(ONE)
+        proxy.go_deaf()
+        async with asyncio.timeout(SECONDS + 2):
+            with pytest.raises(Exception) as raised:  # noqa: PT011
+                async with db.session() as session:
+                    await session.scalar(ONE)
+        assert classify(raised.value) is ErrorKind.UNAVAILABLE
+
+
+@by_every_cancellation
+async def test_a_cancelled_ping_lets_go(
+    open_through: Callable[..., Any], proxy: Proxy, cancel: Cancel
+) -> None:
+    """As a statement."""
+    async with open_through(Timeouts(close=0.3), pool=PoolOptions(ping_after=0)) as db:
+        async with db.session() as session:
+            await session.scalar(ONE)
+        sent = asyncio.Event()
+
+        async def work() -> None:
+            proxy.go_deaf()
+            sent.set()
+            async with db.session() as session:
+                await session.scalar(ONE)
+
+        async with asyncio.timeout(SECONDS):
+            await cancel(work(), sent)
+
+
+async def test_connecting_without_an_answer_fails(
+    open_through: Callable[..., Any], proxy: Proxy
+) -> None:
+    """The socket opens, and nobody says a word on it."""
+    async with open_through() as db:
+        proxy.go_deaf()
+        async with asyncio.timeout(SECONDS):
+            with pytest.raises(Exception) as raised:  # noqa: PT011
+                async with db.session() as session:
+                    await session.scalar(ONE)
+        assert classify(raised.value) is ErrorKind.UNAVAILABLE
+
+
+async def test_a_new_connection_that_falls_silent_fails(
+    open_through: Callable[..., Any], proxy: Proxy
+) -> None:
+    """After the driver's part, while it is told its limits."""
+    async with open_through() as db:
+        proxy.when(b"statement_time", proxy.go_deaf)
+        async with asyncio.timeout(SECONDS):
+            with pytest.raises(Exception) as raised:  # noqa: PT011
+                async with db.session() as session:
+                    await session.scalar(ONE)
+        assert classify(raised.value) in (ErrorKind.UNAVAILABLE, ErrorKind.DISCONNECTED)
+
+
+@by_every_cancellation
+async def test_cancelled_connecting_lets_go(
+    open_through: Callable[..., Any], proxy: Proxy, cancel: Cancel
+) -> None:
+    """A connection that was being made is nobody's."""
+    async with open_through(Timeouts(close=0.3)) as db:
+        sent = asyncio.Event()
+
+        async def work() -> None:
+            proxy.go_deaf()
+            sent.set()
+            async with db.session() as session:
+                await session.scalar(ONE)
+
+        async with asyncio.timeout(SECONDS):
+            await cancel(work(), sent)
+
+
+async def test_closing_without_an_answer_ends(
+    backend: Backend, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All connections of the pool, in the time that one of them may take."""
+    plain = "?sslmode=disable" if backend.name == "postgresql" else ""
+    async with Database(proxy.url + plain, timeouts=PATIENCE) as db:
+
+        async def ask() -> None:
+            async with db.session() as session:
+                await session.scalar(ONE)
+
+        await asyncio.gather(*(ask() for _ in range(4)))
+        proxy.go_deaf()
+        async with asyncio.timeout(SECONDS):
+            await db.aclose()
+    proxy.cut()
+    assert "never closed" not in caplog.text
+
+
+# --- What the system does -------------------------------------------------------------------------
+
+
+async def test_the_system_asks_whether_the_other_side_lives(backend: Backend) -> None:
+    """Where packets really vanish, who waits is told after half a minute, without any limit."""
+    async with Database(backend.url) as db, db.engine.connect() as connection:
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        its = options_of(raw)
+    asked = KEEPALIVE_ARGUMENTS
+    assert its == {
+        "SO_KEEPALIVE": 1,
+        "TCP_KEEPIDLE": asked["keepalives_idle"],
+        "TCP_KEEPINTVL": asked["keepalives_interval"],
+        "TCP_KEEPCNT": asked["keepalives_count"],
+        "TCP_USER_TIMEOUT": asked["tcp_user_timeout"],
+    }
+
+
+def options_of(driver_connection: Any) -> dict[str, int]:
+    """Read the socket's options; by the driver's own attributes, not by fastdb's."""
+    match type(driver_connection).__module__.partition(".")[0]:
+        case "psycopg":
+            number = driver_connection.pgconn.socket
+        case "aiomysql":
+            number = driver_connection._writer.get_extra_info("socket").fileno()
+        case _:
+            transport = getattr(driver_connection, "_transport", None)
+            transport = transport or driver_connection._writer.transport
+            number = transport.get_extra_info("socket").fileno()
+    its = socket.socket(fileno=socket.dup(number))
+    with its:
+        alive = its.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+        return {
+            "SO_KEEPALIVE": alive,
+            **{n: its.getsockopt(socket.IPPROTO_TCP, getattr(socket, n)) for n in names},
+        }
