@@ -56,6 +56,14 @@ def open_through(backend: Backend, proxy: Proxy) -> Callable[..., Any]:
     return open_it
 
 
+@asynccontextmanager
+async def soon(seconds: float = SECONDS) -> AsyncIterator[None]:
+    """Fail where the block takes longer; also where it swallows being cancelled for that."""
+    async with asyncio.timeout(seconds) as limit:
+        yield
+    assert not limit.expired()
+
+
 async def serves_again(db: Database, proxy: Proxy) -> None:
     """The network heals, and every slot of the pool can be used."""
     proxy.cut()
@@ -66,7 +74,7 @@ async def serves_again(db: Database, proxy: Proxy) -> None:
             answer: int | None = await session.scalar(ONE)
             return answer
 
-    async with asyncio.timeout(SECONDS):
+    async with soon():
         answers = await asyncio.gather(*(ask() for _ in range(12)), return_exceptions=True)
         # Those that were cut while idle are found out by who takes them.
         assert 1 in answers
@@ -128,7 +136,7 @@ async def test_a_cancelled_statement_lets_go(
                 sent.set()
                 await session.scalar(ONE)
 
-        async with asyncio.timeout(SECONDS):
+        async with soon():
             await cancel(work(), sent)
     assert await names(backend) == []
 
@@ -145,7 +153,7 @@ async def test_a_cancelled_read_lets_go(open_through: Callable[..., Any], proxy:
                 sent.set()
                 await session.scalar(ONE)
 
-        async with asyncio.timeout(SECONDS):
+        async with soon():
             await cancel_task(work(), sent)
 
 
@@ -163,7 +171,7 @@ async def test_a_cancelled_write_of_megabytes_lets_go(
                 sent.set()
                 await session.scalar(select(func.length(literal("x" * 14_000_000))))
 
-        async with asyncio.timeout(SECONDS):
+        async with soon():
             await cancel_task(work(), sent)
 
 
@@ -181,7 +189,7 @@ async def test_a_cancelled_stream_lets_go(open_through: Callable[..., Any], prox
                         proxy.go_deaf()
                         sent.set()
 
-        async with asyncio.timeout(SECONDS + 10):
+        async with soon(SECONDS + 10):
             await cancel_task(work(), sent)
 
 
@@ -193,7 +201,7 @@ async def test_a_statement_without_an_answer_fails(
 ) -> None:
     """The server was to end it, and has said nothing: the connection is cut, and that is told."""
     async with open_through() as db:
-        async with asyncio.timeout(SECONDS):
+        async with soon():
             with pytest.raises(Exception) as raised:  # noqa: PT011 - each driver has its own
                 async with db.session() as session:
                     await session.scalar(ONE)
@@ -207,7 +215,7 @@ async def test_a_session_of_its_own_patience(
     open_through: Callable[..., Any], proxy: Proxy
 ) -> None:
     """The limits of the session are the ones that count."""
-    async with open_through(Timeouts(statement=60, close=0.3)) as db, asyncio.timeout(SECONDS):
+    async with open_through(Timeouts(statement=60, close=0.3)) as db, soon():
         with pytest.raises(Exception) as raised:  # noqa: PT011
             async with db.session(timeouts=PATIENCE) as session:
                 await session.scalar(ONE)
@@ -220,7 +228,7 @@ async def test_many_rows_at_once_without_an_answer_fail(
     open_through: Callable[..., Any], proxy: Proxy, backend: Backend
 ) -> None:
     """`executemany` is another way into the driver."""
-    async with open_through() as db, asyncio.timeout(SECONDS):
+    async with open_through() as db, soon():
         with pytest.raises(Exception) as raised:  # noqa: PT011
             async with db.session() as session:
                 await session.scalar(ONE)
@@ -244,7 +252,7 @@ async def test_commit_without_an_answer_is_of_unknown_outcome(
     open_through: Callable[..., Any], proxy: Proxy
 ) -> None:
     """Nobody is kept waiting for ever, and nobody is told that it failed."""
-    async with open_through() as db, asyncio.timeout(SECONDS):
+    async with open_through() as db, soon():
         with pytest.raises(CommitOutcomeUnknown):
             async with db.session() as session:
                 session.add(Hero(name="a"))
@@ -256,14 +264,13 @@ async def test_rollback_without_an_answer_ends(
     open_through: Callable[..., Any], proxy: Proxy, backend: Backend
 ) -> None:
     """The error that led to it is the one that is seen."""
-    async with open_through() as db:
-        async with asyncio.timeout(SECONDS):
-            with pytest.raises(ZeroDivisionError):
-                async with db.session() as session:
-                    session.add(Hero(name="a"))
-                    await session.flush()
-                    proxy.go_deaf()
-                    raise ZeroDivisionError
+    async with open_through() as db, soon():
+        with pytest.raises(ZeroDivisionError):
+            async with db.session() as session:
+                session.add(Hero(name="a"))
+                await session.flush()
+                proxy.go_deaf()
+                raise ZeroDivisionError
     assert await names(backend) == []
 
 
@@ -278,7 +285,7 @@ async def test_a_ping_without_an_answer_ends(
         async with db.session() as session:
             await session.scalar(ONE)
         proxy.go_deaf()
-        async with asyncio.timeout(SECONDS + 2):
+        async with soon(SECONDS + 2):
             with pytest.raises(Exception) as raised:  # noqa: PT011
                 async with db.session() as session:
                     await session.scalar(ONE)
@@ -301,7 +308,7 @@ async def test_a_cancelled_ping_lets_go(
             async with db.session() as session:
                 await session.scalar(ONE)
 
-        async with asyncio.timeout(SECONDS):
+        async with soon():
             await cancel(work(), sent)
 
 
@@ -311,7 +318,7 @@ async def test_connecting_without_an_answer_fails(
     """The socket opens, and nobody says a word on it."""
     async with open_through() as db:
         proxy.go_deaf()
-        async with asyncio.timeout(SECONDS):
+        async with soon():
             with pytest.raises(Exception) as raised:  # noqa: PT011
                 async with db.session() as session:
                     await session.scalar(ONE)
@@ -324,7 +331,7 @@ async def test_a_new_connection_that_falls_silent_fails(
     """After the driver's part, while it is told its limits."""
     async with open_through() as db:
         proxy.when(b"statement_time", proxy.go_deaf)
-        async with asyncio.timeout(SECONDS):
+        async with soon():
             with pytest.raises(Exception) as raised:  # noqa: PT011
                 async with db.session() as session:
                     await session.scalar(ONE)
@@ -345,7 +352,7 @@ async def test_cancelled_connecting_lets_go(
             async with db.session() as session:
                 await session.scalar(ONE)
 
-        async with asyncio.timeout(SECONDS):
+        async with soon():
             await cancel(work(), sent)
 
 
@@ -362,7 +369,7 @@ async def test_closing_without_an_answer_ends(
 
         await asyncio.gather(*(ask() for _ in range(4)))
         proxy.go_deaf()
-        async with asyncio.timeout(SECONDS):
+        async with soon():
             await db.aclose()
     proxy.cut()
     assert "never closed" not in caplog.text

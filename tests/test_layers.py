@@ -14,7 +14,8 @@ LAYERS = (
     ("name", {"errors", "route_names"}),
     ("decide", {"options", "credentials", "callers", "completion", "greenlets"}),
     ("decide: URLs", {"urls"}),
-    ("watch: what lies beneath", {"sockets", "waits"}),
+    ("watch: what lies beneath", {"sockets"}),
+    ("watch: who waits for it", {"waits"}),
     (
         "watch",
         {

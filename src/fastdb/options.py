@@ -94,8 +94,9 @@ class Timeouts:
             `idle_in_transaction_session_timeout`, MariaDB's `idle_transaction_timeout`; MySQL and
             SQLite have no such limit). Default 300: more than a slow call needs, less than it
             takes for what was forgotten to do harm.
-        close: For a rollback or a COMMIT in flight to end after the caller has gone; then the
-            connection is cut. Default 5.
+        close: For a rollback, or for whatever a cancelled task waits for, COMMIT in flight
+            included; then the connection is cut. Default 5. A server that says nothing at all is
+            given as much time after `statement`, before its connection is cut.
 
     Raises:
         ConfigurationError: A figure is not a positive number.
@@ -116,7 +117,10 @@ class Timeouts:
 
     @property
     def answer(self) -> float | None:
-        """Seconds for the server to answer: `statement`, after which it says so, and `close`."""
+        """Seconds to wait for an answer: `statement`, after which the server gives one, and `close`.
+
+        None for no limit.
+        """
         return None if self.statement is None else self.statement + self.close
 
 

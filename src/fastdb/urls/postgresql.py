@@ -10,8 +10,8 @@
 | gssencmode              | dropped: "disable", "prefer" (may be plain anyway); else refused  |
 | client_encoding         | dropped: UTF-8, which asyncpg always speaks; else refused         |
 | load_balance_hosts      | dropped: "disable"; else refused                                  |
-| keepalives, tcp_user_…  | dropped: 0, the state of asyncpg's sockets; else refused, because |
-|                         | a dead peer would be noticed later than was asked for             |
+| keepalives, tcp_user_…  | dropped: 0; else refused, because fastdb has figures of its own   |
+|                         | for asyncpg's sockets, and others were asked for (`sockets.py`)   |
 
 | asyncpg                 | libpq                                                             |
 |-------------------------|-------------------------------------------------------------------|
