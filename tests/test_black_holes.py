@@ -8,6 +8,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -173,6 +174,8 @@ async def test_a_cancelled_write_of_megabytes_lets_go(
 
         async with soon():
             await cancel_task(work(), sent)
+            while await asyncio.to_thread(sockets_to, proxy.port):
+                await asyncio.sleep(0.01)
 
 
 async def test_a_cancelled_stream_lets_go(open_through: Callable[..., Any], proxy: Proxy) -> None:
@@ -191,6 +194,13 @@ async def test_a_cancelled_stream_lets_go(open_through: Callable[..., Any], prox
 
         async with soon(SECONDS + 10):
             await cancel_task(work(), sent)
+
+
+def sockets_to(port: int) -> list[str]:
+    """The connections to a port of this machine that nobody has closed (on Linux)."""
+    table = Path("/proc/self/net/tcp")
+    rows = [row.split() for row in table.read_text().splitlines()[1:]] if table.exists() else []
+    return [row[1] for row in rows if row[2].endswith(f":{port:04X}") and row[3] == "01"]
 
 
 # --- Not cancelled -------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ KEEPALIVE_ARGUMENTS = {
 }
 """As libpq's drivers take it: https://www.postgresql.org/docs/current/libpq-connect.html"""
 
+_TRANSPORT = "fastdb.transport"
+
 # Not every system has all of them.
 _OPTIONS = {
     "keepalives_idle": "TCP_KEEPIDLE",
@@ -60,6 +62,26 @@ def keep_alive(engine: Engine) -> None:
                 _keep_alive(its)
 
     event.listen(engine, "connect", connected)
+
+
+def drop_unsent(engine: Engine) -> None:
+    """Let no connection that is given up stay for what could not be sent on it.
+
+    A transport that is closed first sends what was written to it, for as long as that takes.
+    """
+    if engine.dialect.driver not in _WITHOUT_ARGUMENTS:
+        return
+
+    def connected(_: Any, entry: ConnectionPoolEntry) -> None:
+        entry.info[_TRANSPORT] = _transport(entry.driver_connection)  # closed, they forget it
+
+    def given_up(_: Any, entry: ConnectionPoolEntry, _error: BaseException | None) -> None:
+        transport = entry.info.get(_TRANSPORT)
+        if transport is not None and transport.get_write_buffer_size():
+            transport.abort()
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "invalidate", given_up)
 
 
 def _keep_alive(its: socket.socket) -> None:

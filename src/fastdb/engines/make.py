@@ -21,7 +21,7 @@ from fastdb.pooling import (
 )
 from fastdb.pools import FairQueuePool, WatchedQueuePool, watch_holders
 from fastdb.server import apply_server_settings, connect_arguments
-from fastdb.sockets import keep_alive
+from fastdb.sockets import drop_unsent, keep_alive
 from fastdb.sqlite.cancellation import interrupt_at_cancellation
 from fastdb.sqlite.connection import connection_class, verify_foreign_connections
 from fastdb.sqlite.transactions import begin_ourselves
@@ -130,6 +130,7 @@ def _equip(engine: Engine, recipe: Recipe, arguments: dict[str, Any], read_only:
     stop_cancelled_statements(engine, recipe.waits.close)
     renew_stale_plans(engine, read_only=read_only, around=waits.around)
     keep_alive(engine)
+    drop_unsent(engine)
     install_tls_verification(engine, target.driver, recipe.tls or target.tls)
     apply_server_settings(
         engine,
