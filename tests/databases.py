@@ -12,7 +12,7 @@ import pymysql
 from pymysql.cursors import Cursor
 from sqlalchemy.engine import URL
 
-from servers import PgBouncer
+from servers import MariaDB, PgBouncer, PostgreSQL
 
 PostgreSQLConnection: TypeAlias = psycopg.Connection[Any]
 MySQLConnection: TypeAlias = "pymysql.Connection[Any]"
@@ -50,6 +50,15 @@ def new_mysql_database(admin: MySQLConnection) -> Iterator[str]:
             for session in _mysql_sessions(cursor, name):
                 cursor.execute("KILL %s", [session[0]])  # its locks would stop the DROP
             cursor.execute(f"DROP DATABASE {name}")
+
+
+def add_database(server: PostgreSQL | MariaDB) -> str:
+    """Make a database on a private server, which lives as long as that; return its URL."""
+    if isinstance(server, PostgreSQL):
+        server.administer("CREATE DATABASE fastdb_private OWNER fastdb")
+    else:
+        server.administer("CREATE DATABASE fastdb_private CHARACTER SET utf8mb4")
+    return server.url("fastdb_private")
 
 
 def _new_name() -> str:

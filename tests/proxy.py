@@ -207,13 +207,17 @@ class Proxy:
         self._moment = None
         return moment
 
+    def lead_to(self, url: str) -> None:
+        """Lead who connects from now on to another server, as a DNS name or a load balancer does.
+
+        Connections that are open stay where they are.
+        """
+        self._host, self._port = _address(url)
+
     @classmethod
     def before(cls, url: str) -> Self:
         """Return a proxy for the server that a database URL leads to."""
-        parts = make_url(url)
-        defaults = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
-        port = parts.port or defaults[parts.get_backend_name()]
-        return cls(parts.host or "localhost", port, url=url)
+        return cls(*_address(url), url=url)
 
     @property
     def port(self) -> int:
@@ -263,3 +267,9 @@ class Proxy:
         for count in self._counts:
             count.connections += 1
         await Link(self, (reader, writer), server).run()
+
+
+def _address(url: str) -> tuple[str, int]:
+    parts = make_url(url)
+    defaults = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
+    return parts.host or "localhost", parts.port or defaults[parts.get_backend_name()]

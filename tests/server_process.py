@@ -10,7 +10,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -35,15 +36,26 @@ class Server:
     """One server process in a temporary directory.
 
     Args:
-        tls: Offer TLS, with a certificate for localhost from the authority in `ca_file`.
+        tls: Offer TLS, with a certificate from the authority in `ca_file`.
+        names: The hosts that the certificate is for.
+        expired: Let the time of that certificate be over.
         settings: Settings of the server that differ from the ones here.
     """
 
     system_user: ClassVar[str]
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
-    def __init__(self, *, tls: bool = True, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        tls: bool = True,
+        names: Sequence[str] = ("localhost", HOST),
+        expired: bool = False,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.tls = tls
+        self.names = tuple(names)
+        self.expired = expired
         self.settings = dict(settings or {})
         self.port = free_port()
         self._require_binaries()
@@ -100,6 +112,11 @@ class Server:
         if self._process is not None:
             self._signal_all(signal.SIGKILL)
             self._bury()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Tell whether there is no process now."""
+        return self._process is None
 
     def pause(self) -> None:
         """Stop the process from running: its sockets stay open and nothing answers."""
@@ -167,7 +184,8 @@ class Server:
         if not self.tls:
             return
         authority = trustme.CA()
-        server = authority.issue_cert("localhost", HOST)
+        end = datetime.now(UTC) - timedelta(days=1) if self.expired else None
+        server = authority.issue_cert(*self.names, not_after=end)
         authority.cert_pem.write_to_path(self.ca_file)
         server.cert_chain_pems[0].write_to_path(self.directory / "server.pem")
         server.private_key_pem.write_to_path(self.directory / "server.key")
@@ -222,6 +240,15 @@ class Server:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(port={self.port}, directory={str(self.directory)!r})"
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = START_SECONDS) -> None:
+    """Look again and again until `holds`; fail when that takes far too long."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            raise ServerFailed(f"what was waited for did not come within {seconds} s")
+        time.sleep(0.005)
 
 
 def free_port() -> int:

@@ -16,6 +16,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, ClassVar, LiteralString
 from urllib.parse import quote
 
 import psycopg
@@ -32,6 +33,8 @@ class PostgreSQL(Server):
 
     system_user = "postgres"
     stop_signal = signal.SIGINT  # "fast": does not wait for the clients to go
+    DURABLE: ClassVar = {"synchronous_commit": "on"}
+    """Settings with which what was committed survives `kill()`, as on servers in earnest."""
 
     def url(self, database: str = "postgres", *, user: str = "fastdb") -> str:
         """Return a URL without a driver's name."""
@@ -40,6 +43,18 @@ class PostgreSQL(Server):
     def ping(self) -> None:
         with psycopg.connect(self.url(user="admin"), connect_timeout=5) as connection:
             connection.execute("SELECT 1")
+
+    def administer(self, *statements: LiteralString, database: str = "postgres") -> None:
+        """Execute statements as the superuser, each for itself."""
+        url = self.url(database, user="admin")
+        with psycopg.connect(url, autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def start_demoted(self) -> None:
+        """Start as one that can be read from only, as whoever repairs a fail-over does."""
+        (self.directory / "data" / "standby.signal").touch()
+        self.start()
 
     def _require_binaries(self) -> None:
         self._binaries = postgresql_binaries()
@@ -93,15 +108,31 @@ class MariaDB(Server):
     """A MariaDB server with the users `admin` (every right), `fastdb` and `awkward`."""
 
     system_user = "mysql"
+    DURABLE: ClassVar = {"innodb-flush-log-at-trx-commit": "2"}
+    """Settings with which what was committed survives `kill()`, as on servers in earnest."""
 
     def url(self, database: str = "", *, user: str = "fastdb") -> str:
         """Return a URL without a driver's name."""
         return f"mysql://{_userinfo(user)}@{HOST}:{self.port}/{database}"
 
     def ping(self) -> None:
-        pymysql.connect(
-            host=HOST, port=self.port, user="admin", password="admin", connect_timeout=5
-        ).close()
+        self._connect().close()
+
+    def administer(self, *statements: str) -> None:
+        """Execute statements as the administrator."""
+        with self._connect() as connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+    def _connect(self) -> "pymysql.Connection[Any]":
+        return pymysql.connect(
+            host=HOST,
+            port=self.port,
+            user="admin",
+            password="admin",
+            connect_timeout=5,
+            autocommit=True,
+        )
 
     def _require_binaries(self) -> None:
         hint = "install MariaDB (Debian and Ubuntu: apt install mariadb-server)"
@@ -226,7 +257,7 @@ def postgresql_binaries() -> Path:
         Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name)
     )
     if on_path := shutil.which("postgres"):
-        candidates.append(Path(on_path).parent)
+        candidates.append(Path(on_path).resolve().parent)  # where a link may lead, the others are
     if pg_config := shutil.which("pg_config"):
         found = subprocess.run([pg_config, "--bindir"], capture_output=True, text=True, check=False)
         candidates.insert(0, Path(found.stdout.strip()))

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import Select, func, insert, literal, select, text
 
 from backends import Backend
+from databases import wait_until_none
 from fastdb import CommitOutcomeUnknown, Database, PoolOptions, Timeouts
 from fastdb.errors import ErrorKind, classify
 from fastdb.sockets import KEEPALIVE_ARGUMENTS
@@ -174,8 +175,8 @@ async def test_a_cancelled_write_of_megabytes_lets_go(
 
         async with soon():
             await cancel_task(work(), sent)
-            while await asyncio.to_thread(sockets_to, proxy.port):
-                await asyncio.sleep(0.01)
+            left = await asyncio.to_thread(wait_until_none, lambda: sockets_to(proxy.port))
+        assert not left, f"the driver has left open: {left}"
 
 
 async def test_a_cancelled_stream_lets_go(open_through: Callable[..., Any], proxy: Proxy) -> None:

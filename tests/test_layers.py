@@ -20,6 +20,7 @@ LAYERS = (
         "watch",
         {
             "blocking",
+            "failover",
             "forks",
             "guards",
             "pooling",

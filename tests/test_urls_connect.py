@@ -191,6 +191,10 @@ async def test_mysql_may_be_plain(driver: Driver, mode: str, plain_mysql: MariaD
 # --- TLS where it is offered ------------------------------------------------------------------
 
 IN_USE = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+CIPHER = (
+    "SELECT variable_value FROM information_schema.session_status"
+    " WHERE variable_name = 'Ssl_cipher'"
+)
 
 
 @postgresql_drivers
@@ -234,11 +238,7 @@ async def test_mysql_with_tls(
     """Where the server offers TLS, each mode that wants it gets it, with each driver."""
     url = mysql_server.url().replace("127.0.0.1", "localhost")
     target = driver.target(url, query.format(ca=mysql_server.ca_file))
-    statement = (
-        "SELECT variable_value FROM information_schema.session_status"
-        " WHERE variable_name = 'Ssl_cipher'"
-    )
-    assert bool(await driver.scalar(target, statement)) is in_use
+    assert bool(await driver.scalar(target, CIPHER)) is in_use
 
 
 @postgresql_drivers
@@ -265,6 +265,79 @@ async def test_mysql_of_another_authority(
         await driver.scalar(driver.target(mysql_server.url(), query), "SELECT 1")
     # aiomysql's own message says only that it could not connect; the reason is its cause.
     assert "certificate verify failed" in "".join(traceback.format_exception(caught.value))
+
+
+OTHER_NAME = ["elsewhere.example"]
+
+
+@pytest.fixture(scope="module")
+def other_postgresql(postgresql_server: PostgreSQL) -> Iterator[PostgreSQL]:
+    """A server whose certificate is for another host."""
+    with PostgreSQL(names=OTHER_NAME) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def other_mysql(mysql_server: MariaDB) -> Iterator[MariaDB]:
+    """A server whose certificate is for another host."""
+    with MariaDB(names=OTHER_NAME) as server:
+        yield server
+
+
+@postgresql_drivers
+async def test_postgresql_of_another_name(driver: Driver, other_postgresql: PostgreSQL) -> None:
+    """verify-full refuses a server whose certificate is for another host; verify-ca does not."""
+    query = f"?sslrootcert={other_postgresql.ca_file}&sslmode="
+    with pytest.raises((DBAPIError, OSError), match=r"(?i)certificate"):
+        await driver.scalar(driver.target(other_postgresql.url(), query + "verify-full"), IN_USE)
+    target = driver.target(other_postgresql.url(), query + "verify-ca")
+    assert await driver.scalar(target, IN_USE) is True
+
+
+@mysql_drivers
+async def test_mysql_of_another_name(driver: Driver, other_mysql: MariaDB) -> None:
+    """VERIFY_IDENTITY refuses a server whose certificate is for another host."""
+    query = f"?ssl-ca={other_mysql.ca_file}&ssl-mode="
+    with pytest.raises((DBAPIError, OSError)) as caught:
+        await driver.scalar(driver.target(other_mysql.url(), query + "VERIFY_IDENTITY"), CIPHER)
+    assert "certificate verify failed" in "".join(traceback.format_exception(caught.value))
+    assert await driver.scalar(driver.target(other_mysql.url(), query + "VERIFY_CA"), CIPHER)
+
+
+@pytest.fixture(scope="module")
+def expired_postgresql(postgresql_server: PostgreSQL) -> Iterator[PostgreSQL]:
+    """A server whose certificate's time is over."""
+    with PostgreSQL(expired=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def expired_mysql(mysql_server: MariaDB) -> Iterator[MariaDB]:
+    """A server whose certificate's time is over."""
+    with MariaDB(expired=True) as server:
+        yield server
+
+
+@postgresql_drivers
+async def test_postgresql_with_an_expired_certificate(
+    driver: Driver, expired_postgresql: PostgreSQL
+) -> None:
+    """It is refused wherever certificates are looked at."""
+    query = f"?sslmode=verify-ca&sslrootcert={expired_postgresql.ca_file}"
+    with pytest.raises((DBAPIError, OSError), match=r"(?i)certificate"):
+        await driver.scalar(driver.target(expired_postgresql.url(), query), IN_USE)
+    unchecked = driver.target(expired_postgresql.url(), "?sslmode=require")
+    assert await driver.scalar(unchecked, IN_USE) is True
+
+
+@mysql_drivers
+async def test_mysql_with_an_expired_certificate(driver: Driver, expired_mysql: MariaDB) -> None:
+    """It is refused wherever certificates are looked at."""
+    query = f"?ssl-mode=VERIFY_CA&ssl-ca={expired_mysql.ca_file}"
+    with pytest.raises((DBAPIError, OSError)) as caught:
+        await driver.scalar(driver.target(expired_mysql.url(), query), CIPHER)
+    assert "expired" in "".join(traceback.format_exception(caught.value))
+    assert await driver.scalar(driver.target(expired_mysql.url(), "?ssl-mode=REQUIRED"), CIPHER)
 
 
 # --- The parameters arrive --------------------------------------------------------------------

@@ -209,12 +209,15 @@ async def _pass_on(request: Request, error: Exception) -> Response:
 
 
 def _raised_by_asyncpg() -> list[type[Exception]]:
-    """SQLAlchemy 2.0 lets through what PostgreSQL answers to a new connection."""
+    """SQLAlchemy 2.0 lets through what PostgreSQL answers to a new connection.
+
+    And every version lets through that no host is such as `target_session_attrs` asks for.
+    """
     try:
-        from asyncpg import PostgresError
+        from asyncpg import PostgresError, TargetServerAttributeNotMatched
     except ImportError:
         return []
-    return [PostgresError]
+    return [PostgresError, TargetServerAttributeNotMatched]
 
 
 def _from_database(error: Exception) -> bool:

@@ -28,8 +28,9 @@ class PoolOptions:
             for them. Default 0: to open one costs more than most requests. SQLite keeps them.
         recycle: Seconds after which a connection is replaced when it is next taken, or None for
             never. Default 1800, below the idle limits of common servers, proxies and firewalls.
-        ping_after: Seconds of idleness after which a connection is checked before it is handed
-            out, or None for never. Default 1: a busy connection has just proved that it lives.
+        ping_after: Seconds of idleness after which a connection is asked whether it lives before it
+            is handed out, or None for never. Default 1: a busy connection has just proved it. What
+            the server has ended itself is noticed in any case.
         warn_after: Seconds for which a connection may be held before a warning is logged that
             tells by whom, or None for never. Default 5: as long as others wait for one.
 
@@ -117,7 +118,7 @@ class Timeouts:
 
     @property
     def answer(self) -> float | None:
-        """Seconds to wait for an answer: `statement`, after which the server gives one, and `close`.
+        """Seconds to wait for a server: `statement`, after which it answers, and `close`.
 
         None for no limit.
         """

@@ -11,10 +11,12 @@ from sqlalchemy import Engine, Pool, event, exc
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolResetState, QueuePool
 
 from fastdb.options import PoolOptions, Timeouts
+from fastdb.sockets import look_at
 from fastdb.urls import Backend
 from fastdb.waits import Waits
 
 _IDLE_SINCE = "fastdb.idle_since"
+_LOOK = "fastdb.look"
 
 
 def pool_arguments(
@@ -56,21 +58,27 @@ def pool_arguments(
 def check_idle_connections(engine: Engine, ping_after: float | None, waits: Waits) -> None:
     """Replace dead connections before they are handed out, at no cost for busy ones.
 
-    Only a connection that has been idle for longer than `ping_after` seconds is asked: one that
-    was used a moment ago has just proved that it lives, and asking costs one round trip
-    (asyncpg: three).
+    A server that ends a connection says so, and whether it has said anything is looked at each
+    time: that takes a microsecond. One that is gone without a word, with its network or its
+    power, has to be asked, which costs a round trip (asyncpg: three). So only a connection is
+    asked that has been idle for longer than `ping_after` seconds, or on which something has come.
     """
-    if ping_after is None:
-        return
     dialect = engine.dialect
+
+    def connected(_: Any, entry: ConnectionPoolEntry) -> None:
+        entry.info[_LOOK] = look_at(dialect.driver, entry.driver_connection)
 
     def checked_in(_: Any, entry: ConnectionPoolEntry) -> None:
         entry.info[_IDLE_SINCE] = time.monotonic()
 
     def checked_out(dbapi_connection: Any, entry: ConnectionPoolEntry, _: Any) -> None:
         idle_since = entry.info.pop(_IDLE_SINCE, None)
-        if idle_since is None or time.monotonic() - idle_since < ping_after:
+        if idle_since is None:
             return
+        if ping_after is None or time.monotonic() - idle_since < ping_after:
+            look = entry.info.get(_LOOK)
+            if look is None or not look():
+                return
         try:
             with waits.for_ping(entry.driver_connection):
                 dialect.do_ping(dbapi_connection)
@@ -79,6 +87,7 @@ def check_idle_connections(engine: Engine, ping_after: float | None, waits: Wait
             # by replacing this connection and all that are as old.
             raise exc.InvalidatePoolError from error
 
+    event.listen(engine, "connect", connected)
     event.listen(engine, "checkin", checked_in)
     event.listen(engine, "checkout", checked_out)
 

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from fastdb.errors import CommitOutcomeUnknown, ConfigurationError, ErrorKind, classify
 from fastdb.errors.classification import causes
+from fastdb.failover import takes_no_writes
 from fastdb.options import check_seconds, is_count
 from fastdb.session import AsyncUnitSession
 
@@ -79,6 +80,8 @@ def _is_transient(error: BaseException) -> bool:
         # On servers, who gets no lock has waited for as long as was asked for. SQLite says it at
         # once where waiting would not help, but beginning anew does.
         return _is_caused_by(error, sqlite3.Error)
+    if kind is ErrorKind.READ_ONLY:
+        return takes_no_writes(error)  # the next session's connection leads to the new primary
     return kind in _TRANSIENT
 
 

@@ -1,11 +1,12 @@
-"""The sockets beneath the drivers' connections: cut without waiting, and asked whether they live.
+"""The sockets beneath the drivers' connections: cut without waiting, kept alive, looked at.
 
-asyncpg, aiomysql and asyncmy show neither a socket nor a way to end one that swallows what is
-written to it: their `close()` first writes what is left. Their transport is in a private attribute,
-which is used in this file only; a test notices when it is somewhere else.
+asyncpg, aiomysql, asyncmy and PyMySQL show neither a socket nor a way to end one that swallows
+what is written to it: their `close()` first writes what is left. What they have is in private
+attributes, which are used in this file only; tests notice when it is somewhere else.
 """
 
 import os
+import select
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -37,6 +38,9 @@ _OPTIONS = {
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
 _WITHOUT_ARGUMENTS = frozenset({"asyncpg", "aiomysql", "asyncmy"})
+
+
+Look = Callable[[], bool]
 
 
 def abort(driver_connection: Any) -> None:
@@ -110,6 +114,59 @@ class OpenConnections:
             abort(driver_connection)
 
 
+def look_at(driver: str, driver_connection: Any) -> Look | None:
+    """Return a function that tells whether an idle connection has something to read.
+
+    It does not wait, and is true as well where the connection is closed. None where the driver
+    hides its socket.
+
+    Args:
+        driver: SQLAlchemy's name of it.
+        driver_connection: The driver's own connection, open.
+    """
+    try:
+        return _LOOKS[driver](driver_connection)
+    except (AttributeError, KeyError):
+        return None
+
+
+def _look_at_socket(fileno: Callable[[], int]) -> Look:
+    number = fileno()
+    readable = _readable(number)
+
+    # What is closed has no number any more, and its old one may be somebody else's.
+    return lambda: fileno() != number or readable()
+
+
+def _readable(number: int) -> Look:
+    if not hasattr(select, "poll"):  # on Windows
+        return lambda: bool(select.select([number], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(number, select.POLLIN)  # errors and hanging up are told unasked
+    return lambda: bool(poll.poll(0))
+
+
+def _look_at_transport(driver_connection: Any) -> Look:
+    transport = _transport(driver_connection)
+    look = _look_at_socket(transport.get_extra_info("socket").fileno)
+    is_closing = transport.is_closing
+    return lambda: is_closing() or look()
+
+
+def _look_at_psycopg(connection: Any) -> Look:
+    pgconn = connection.pgconn
+
+    def fileno() -> int:
+        number: int = pgconn.socket if pgconn.status == _CONNECTION_OK else -1
+        return number
+
+    return _look_at_socket(fileno)
+
+
+def _look_at_psycopg2(connection: Any) -> Look:
+    return _look_at_socket(lambda: -1 if connection.closed else connection.fileno())
+
+
 @contextmanager
 def _socket_of(driver_connection: Any) -> Iterator[socket.socket | None]:
     """Give a duplicate of a connection's socket, and close it again.
@@ -152,4 +209,15 @@ _ABORTS: dict[str, Callable[[Any], object]] = {
     "aiomysql": _abort_transport,
     "asyncmy": _abort_transport,
     "aiosqlite": lambda connection: connection.stop(),
+}
+
+_CONNECTION_OK = 0  # of libpq: https://www.postgresql.org/docs/current/libpq-status.html
+
+_LOOKS: dict[str, Callable[[Any], Look]] = {
+    "asyncpg": _look_at_transport,
+    "psycopg": _look_at_psycopg,
+    "psycopg2": _look_at_psycopg2,
+    "aiomysql": _look_at_transport,
+    "asyncmy": _look_at_transport,
+    "pymysql": lambda connection: _look_at_socket(connection._sock.fileno),  # noqa: SLF001
 }

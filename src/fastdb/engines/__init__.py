@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from fastdb.engines.make import make_async_engine, make_sync_engine
 from fastdb.engines.recipe import Recipe
 from fastdb.engines.sets import Engines, async_engines, sync_engines
+from fastdb.failover import leave_demoted_primary
 from fastdb.options import PoolOptions, SQLiteOptions, Timeouts, TLSOptions
 from fastdb.sqlite.memory import TemporaryDatabase
 
@@ -66,6 +67,7 @@ def create_async_engine(
     )
     recipe, memory = _in_place(recipe)
     engine = make_async_engine(recipe)
+    leave_demoted_primary(engine.sync_engine)
     _keep(memory, engine.sync_engine)
     return engine
 
@@ -94,6 +96,7 @@ def create_sync_engine(
     )
     recipe, memory = _in_place(recipe)
     engine = make_sync_engine(recipe)
+    leave_demoted_primary(engine)
     _keep(memory, engine)
     return engine
 

@@ -11,6 +11,7 @@ from fastdb.blocking import refuse_on_event_loop
 from fastdb.engines.make import make_async_engine, make_sync_engine
 from fastdb.engines.recipe import GIVEN_BY_SQLITE, Recipe
 from fastdb.errors import ConfigurationError
+from fastdb.failover import leave_demoted_primary
 from fastdb.guards import refuse_failed_commits
 from fastdb.options import TIMEOUTS_OPTION, BeginIntent, Timeouts, normal_isolation
 from fastdb.pools import FairQueuePool
@@ -124,8 +125,10 @@ def _engines(recipe: Recipe, make: Callable[..., E]) -> Engines[E]:
         # Session state would reach other clients of the pooler: read-only is said with each
         # BEGIN, on the same connections.
         variants = _read_only_variants(main, backend)
+        leave_demoted_primary(_sync_engine(main))
         return Engines(main, *variants, takes_timeouts=backend == "postgresql")
     read = make(recipe, read_only=True)
+    leave_demoted_primary(_sync_engine(main), _sync_engine(read))
     if backend == "sqlite":
         return Engines(main, read, read, is_sqlite=True, autocommits=recipe.autocommits)
     if backend == "postgresql":

@@ -31,6 +31,13 @@ from fastdb.errors.values import (
 # has refused: https://www.postgresql.org/docs/current/protocol-error-fields.html
 _STALE_PLAN = ("0A000", "RevalidateCachedQuery")
 
+# asyncpg's own, which have no code: of composite types, and where none of several hosts is such as
+# `target_session_attrs` asks for, as during a fail-over.
+_OF_ASYNCPG = {
+    "OutdatedSchemaCacheError": ErrorKind.STALE_PLAN,
+    "TargetServerAttributeNotMatched": ErrorKind.UNAVAILABLE,
+}
+
 # Where there is no code: asyncpg lets errors of the system through, and drivers of SQLite and
 # PostgreSQL refuse some values before the database sees them.
 _UNREACHABLE = (ConnectionError, TimeoutError, socket.gaierror)
@@ -108,9 +115,7 @@ def _by_type(error: BaseException) -> ErrorKind | None:
             return ErrorKind.SERIALIZATION  # a version column: the row was changed meanwhile
         case exc.TimeoutError():
             return ErrorKind.POOL_EXHAUSTED
-    if type(error).__name__ == "OutdatedSchemaCacheError":
-        return ErrorKind.STALE_PLAN  # asyncpg's own, of composite types: it has no code
-    return None
+    return _OF_ASYNCPG.get(type(error).__name__)
 
 
 def _by_code(error: BaseException) -> ErrorKind | None:
