@@ -24,7 +24,8 @@ from sqlalchemy.dialects.sqlite.aiosqlite import (
     AsyncAdapt_aiosqlite_dbapi,
 )
 
-from fastdb.sqlite.cancellation import stop
+from fastdb.greenlets import may_wait
+from fastdb.sqlite.cancellation import close_in_time, stop
 from fastdb.sqlite.cursors import AcceleratedCursor, StreamingCursor
 from fastdb.sqlite.hops import (
     Answer,
@@ -145,10 +146,11 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
     def terminate(self) -> None:
         """Close the connection, or leave that to its thread."""
         try:
-            if self._is_lost:
+            if self._is_lost or not may_wait():
                 self._terminate_force_close()  # the other way waits for the thread, without limit
             else:
-                super().terminate()
+                seconds = self._equipment.close_seconds
+                self.run_async(lambda connection: close_in_time(connection, seconds))
         finally:
             self._forget_transaction()
 
@@ -366,10 +368,10 @@ class AcceleratedConnection(AsyncAdapt_aiosqlite_connection):
 
     def open_stream(self, statement: str, parameters: Any, terms: Terms) -> sqlite3.Cursor:
         """Run a statement, in one hop, and leave its rows where they are."""
-        work = partial(open_stream, statement=statement, parameters=parameters)
-        stream = self.in_thread(work, statement, terms)
-        self._streams.add(stream)
-        return stream
+        work = partial(
+            open_stream, statement=statement, parameters=parameters, streams=self._streams
+        )
+        return self.in_thread(work, statement, terms)
 
     def read_stream(self, fetch: Callable[[], list[Any]], terms: Terms) -> list[Any]:
         """Fetch rows of a stream, in one hop."""

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Engine, event
 
 from fastdb.completion import run_within
+from fastdb.greenlets import may_wait
 
 # An interrupt that comes before the thread has started the statement is lost, so it is repeated.
 _REPEAT_SECONDS = 0.005
@@ -41,6 +42,18 @@ async def _wait_for(ended: asyncio.Future[None]) -> None:
     await ended
 
 
+async def close_in_time(driver_connection: Any, seconds: float) -> None:
+    """Close aiosqlite's connection, for `seconds` at most, though the caller is cancelled.
+
+    SQLAlchemy would let the connection's thread end as soon as the caller is cancelled again, and
+    the task that it has left to close the connection waits for that thread for ever.
+
+    Raises:
+        CancelledError: The caller was cancelled meanwhile.
+    """
+    await run_within(driver_connection.close(), seconds=seconds, give_up=driver_connection.stop)
+
+
 def interrupt_at_cancellation(engine: Engine, seconds: float) -> None:
     """Interrupt what runs on a connection that SQLAlchemy gives up because its task is cancelled.
 
@@ -48,7 +61,7 @@ def interrupt_at_cancellation(engine: Engine, seconds: float) -> None:
 
     Args:
         engine: The engine to listen on, of the plain dialect.
-        seconds: How long is waited for the statement to stop.
+        seconds: How long is waited for the statement to stop, and for the connection to close.
     """
 
     async def interrupt(driver_connection: Any) -> None:
@@ -57,4 +70,12 @@ def interrupt_at_cancellation(engine: Engine, seconds: float) -> None:
     def given_up(dbapi_connection: Any, _entry: Any, _error: BaseException | None) -> None:
         dbapi_connection.run_async(interrupt)
 
+    def terminate(dbapi_connection: Any) -> None:
+        if may_wait():
+            dbapi_connection.run_async(lambda connection: close_in_time(connection, seconds))
+        else:
+            dbapi_connection.terminate()
+
     event.listen(engine, "invalidate", given_up)
+    # No event comes in place of this. The engine has its dialect for itself.
+    engine.dialect.do_terminate = terminate  # type: ignore[method-assign]

@@ -97,13 +97,23 @@ def execute_many(
 
 
 def open_stream(
-    connection: sqlite3.Connection, *, begin: Begin | None, statement: str, parameters: Any
+    connection: sqlite3.Connection,
+    *,
+    begin: Begin | None,
+    statement: str,
+    parameters: Any,
+    streams: set[sqlite3.Cursor],
 ) -> sqlite3.Cursor:
-    """Run a statement, and leave its rows to be fetched from the cursor that is returned."""
+    """Run a statement, and leave its rows to be fetched from the cursor that is returned.
+
+    It is added to `streams` here already: who is cancelled meanwhile never sees what is returned.
+    """
     cursor = connection.cursor()
     try:
         _begin(connection, cursor, begin)
-        return cursor.execute(statement, parameters)
+        cursor.execute(statement, parameters)
+        streams.add(cursor)
+        return cursor
     except BaseException:
         cursor.close()
         raise
