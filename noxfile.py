@@ -4,6 +4,7 @@
     nox -s demo                                # a real app on SQLite, driven over HTTP
     nox -s tests-3.12 -- --driver asyncpg      # one Python, one driver
     nox -s tests-3.12 -- tests/test_urls.py    # whatever pytest understands
+    nox -s bank -- --seconds 60 --seed 3       # money under faults, on every database
     nox -s compliance -- -k Reflection         # some of SQLAlchemy's own tests of dialects
     nox -l                                     # the names of all sessions
 
@@ -205,6 +206,13 @@ def bench_quick(session: nox.Session) -> None:
     """Compare with plain SQLAlchemy and with the run on record; fail where fastdb is slower."""
     install(session, "test", extras="all")
     session.run("python", "benchmarks", "quick", *session.posargs)
+
+
+@nox.session(python=MAIN)
+def bank(session: nox.Session) -> None:
+    """Move money under faults for long; `nox -s bank -- --seconds 60`: see CONTRIBUTING."""
+    install(session, "test", extras="all")
+    session.run("python", "-m", "bank", *session.posargs, env={"PYTHONPATH": str(ROOT / "tests")})
 
 
 def install(session: nox.Session, *requirements: str, extras: str) -> None:

@@ -23,14 +23,14 @@ def new_postgresql_database(
     admin: PostgreSQLConnection, *, owner: str, may_stay_connected: bool = False
 ) -> Iterator[str]:
     """Give an empty database; fail if anyone is still connected to it at the end."""
-    name = _new_name()
+    name = new_name()
     # Copying files is quicker than writing them to the log, the default since PostgreSQL 15.
     strategy = "STRATEGY FILE_COPY" if admin.info.server_version >= 150000 else ""
     admin.execute(f'CREATE DATABASE {name} TEMPLATE template0 OWNER "{owner}" {strategy}')
     try:
         yield name
         if not may_stay_connected:
-            left = wait_until_none(lambda: _postgresql_sessions(admin, name))
+            left = wait_until_none(lambda: postgresql_sessions(admin, name))
             assert not left, f"the test left sessions on the server: {left}"
     finally:
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
@@ -39,15 +39,15 @@ def new_postgresql_database(
 @contextmanager
 def new_mysql_database(admin: MySQLConnection) -> Iterator[str]:
     """Give an empty database; fail if anyone is still connected to it at the end."""
-    name = _new_name()
+    name = new_name()
     with admin.cursor() as cursor:
         cursor.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
         try:
             yield name
-            left = wait_until_none(lambda: _mysql_sessions(cursor, name))
+            left = wait_until_none(lambda: mysql_sessions(cursor, name))
             assert not left, f"the test left sessions on the server: {left}"
         finally:
-            for session in _mysql_sessions(cursor, name):
+            for session in mysql_sessions(cursor, name):
                 cursor.execute("KILL %s", [session[0]])  # its locks would stop the DROP
             cursor.execute(f"DROP DATABASE {name}")
 
@@ -61,7 +61,8 @@ def add_database(server: PostgreSQL | MariaDB) -> str:
     return server.url("fastdb_private")
 
 
-def _new_name() -> str:
+def new_name() -> str:
+    """Return a name for a database that nothing else has."""
     return f"fastdb_{secrets.token_hex(6)}"
 
 
@@ -79,7 +80,8 @@ def wait_until_none(look: Callable[[], Sequence[Any]], seconds: float = 2) -> Se
     return found
 
 
-def _postgresql_sessions(admin: PostgreSQLConnection, database: str) -> Sequence[Any]:
+def postgresql_sessions(admin: PostgreSQLConnection, database: str) -> Sequence[Any]:
+    """List who is connected to a database."""
     return admin.execute(
         "SELECT pid, usename, application_name, state, query FROM pg_stat_activity"
         " WHERE datname = %s AND backend_type = 'client backend'",
@@ -87,7 +89,8 @@ def _postgresql_sessions(admin: PostgreSQLConnection, database: str) -> Sequence
     ).fetchall()
 
 
-def _mysql_sessions(cursor: Cursor, database: str) -> Sequence[Any]:
+def mysql_sessions(cursor: Cursor, database: str) -> Sequence[Any]:
+    """List who is connected to a database."""
     cursor.execute(
         "SELECT id, user, command, time, info FROM information_schema.processlist WHERE db = %s",
         [database],
