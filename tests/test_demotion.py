@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
+import pymysql
 import pytest
 from sqlalchemy import Connection, Engine, insert, select, text
 from sqlalchemy.engine import make_url
@@ -26,6 +28,7 @@ from fastdb import (
     create_sync_engine,
 )
 from fastdb.errors import ErrorKind, classify
+from fastdb.failover import takes_no_writes
 from primaries import Address, Pair
 from proxy import Proxy
 from servers import MariaDB, PostgreSQL
@@ -99,16 +102,17 @@ def identity_query(backend_name: str) -> Any:
     return text(f"SELECT {functions[backend_name]}")
 
 
-async def warm_up(engine: AsyncEngine) -> None:
-    """Open all connections of the pool."""
+async def warm_up(engine: AsyncEngine, statement: Any = select(1)) -> list[Any]:  # noqa: B008
+    """Open all connections of the pool; return what each answers."""
     all_taken = asyncio.Barrier(CONNECTIONS)
 
-    async def one() -> None:
+    async def one() -> Any:
         async with engine.connect() as connection:
-            await connection.scalar(select(1))
+            answer = await connection.scalar(statement)
             await all_taken.wait()
+            return answer
 
-    await asyncio.gather(*(one() for _ in range(CONNECTIONS)))
+    return await asyncio.gather(*(one() for _ in range(CONNECTIONS)))
 
 
 def in_threads(engine: Engine, work: Callable[[Connection], Any]) -> list[Any]:
@@ -159,30 +163,36 @@ async def test_a_demoted_primary_is_left_at_the_first_error(
 
 
 @network
-async def test_many_are_refused_at_the_same_time(backend: Backend, address: Address) -> None:
-    """Their connections are as old as each other: what was opened since is kept."""
+async def test_who_is_refused_later_gives_up_nothing_new(
+    backend: Backend, address: Address
+) -> None:
+    """Its connection is as old as the one that was refused first: what was opened since stays."""
     async with Database(address.url(drivername(backend)), pool=POOL) as db:
-        await warm_up(db.engine)
-        all_begun = asyncio.Barrier(CONNECTIONS)
-        await address.switch()
+        begun, go_on = asyncio.Event(), asyncio.Event()
 
-        async def write(name: str) -> None:
+        async def write_late() -> None:
             async with db.session() as session:
                 await session.scalar(select(1))
-                await all_begun.wait()
-                session.add(Item(name=name))
+                begun.set()
+                await go_on.wait()
+                session.add(Item(name="refused later"))
 
-        errors = await asyncio.gather(
-            *(write(f"refused-{number}") for number in range(CONNECTIONS)), return_exceptions=True
-        )
-        kinds = [classify(error) for error in errors if error is not None]
-        assert kinds == [ErrorKind.READ_ONLY] * CONNECTIONS
-        identities = set()
-        for number in range(4):
+        async def write(name: str) -> int:
             async with db.session() as session:
-                identities.add(await session.scalar(identity_query(backend.name)))
-                session.add(Item(name=f"saved-{number}"))
-        assert len(identities) == 1
+                session.add(Item(name=name))
+                return await session.scalar(identity_query(backend.name)) or 0
+
+        await warm_up(db.engine)
+        late = asyncio.create_task(write_late())
+        await begun.wait()
+        await address.switch()
+        with pytest.raises(DBAPIError):
+            await write("refused")
+        new = await write("saved")
+        go_on.set()
+        with pytest.raises(DBAPIError):
+            await late
+        assert new in await warm_up(db.engine, identity_query(backend.name))
 
 
 @network
@@ -258,6 +268,25 @@ async def test_run_begins_anew_on_the_new_primary(backend: Backend, address: Add
         assert attempts == [address.pair.old.port, address.new_port]
         async with db.read_session() as session:
             assert (await session.scalars(select(Item.name))).all() == ["once"]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (pymysql.err.OperationalError(1290, "read_only"), True),
+        (pymysql.err.OperationalError(1836, "Running in read-only mode"), True),
+        (pymysql.err.OperationalError(1792, "in a READ ONLY transaction"), False),
+        (pymysql.err.OperationalError(), False),
+        (psycopg.errors.ReadOnlySqlTransaction("in recovery"), True),
+        (psycopg.errors.UniqueViolation(), False),
+        (ConnectionError("none of a server's"), False),
+    ],
+    ids=str,
+)
+def test_what_says_that_a_server_takes_no_writes(error: Exception, expected: bool) -> None:
+    """The code, alone or inside SQLAlchemy's exception; never the message."""
+    assert takes_no_writes(error) is expected
+    assert takes_no_writes(DBAPIError("INSERT", {}, error)) is expected
 
 
 # --- What is no demotion ------------------------------------------------------------------------

@@ -123,6 +123,16 @@ async def test_no_request_fails(
         assert await everyone(db) == [1] * 2 * CONNECTIONS
 
 
+async def test_no_request_fails_encrypted_or_not(backend: Backend, restart: Restart) -> None:
+    """The other way than above: PostgreSQL's drivers encrypt by themselves, MySQL's do not."""
+    query = {"postgresql": "?sslmode=disable", "mysql": "?ssl-mode=REQUIRED"}[backend.name]
+    pool = PoolOptions(size=CONNECTIONS, ping_after=None)
+    async with Database(backend.url + query, pool=pool) as db:
+        assert await everyone(db) == [1] * 2 * CONNECTIONS
+        await restart()
+        assert await everyone(db) == [1] * 2 * CONNECTIONS
+
+
 async def test_nobody_is_asked_who_has_said_nothing(
     backend: Backend, server: PostgreSQL | MariaDB
 ) -> None:

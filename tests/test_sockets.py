@@ -60,6 +60,17 @@ def test_this_end_is_closed(ends: tuple[socket.socket, socket.socket]) -> None:
         assert look()
 
 
+def test_a_transport_is_closing(ends: tuple[socket.socket, socket.socket]) -> None:
+    """uvloop goes on telling the number of a socket that it has closed: it is asked, too."""
+    closing = False
+    transport = SimpleNamespace(get_extra_info=lambda _: ends[0], is_closing=lambda: closing)
+    look = look_at("asyncpg", SimpleNamespace(_transport=transport))
+    assert look is not None
+    assert not look()
+    closing = True
+    assert look()
+
+
 @pytest.mark.parametrize("driver", ["asyncpg", "aiomysql", "pymysql", "another"])
 def test_a_driver_that_hides_its_socket(driver: str) -> None:
     """It is left to `ping_after`."""

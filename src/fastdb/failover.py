@@ -70,7 +70,7 @@ class _Connections:
     def _checked_out(self, _dbapi_connection: Any, entry: ConnectionPoolEntry, _: Any) -> None:
         # Not at connecting: what is new is never given up, whatever others are told meanwhile.
         if entry.info.setdefault(_KEY, self._refusals) != self._refusals:
-            raise exc.InvalidatePoolError("The server took no writes when it was last asked to.")
+            raise exc.DisconnectionError("The server took no writes when it was last asked to.")
 
     def _failed(self, context: ExceptionContext) -> None:
         connection = context.connection

@@ -211,7 +211,7 @@ async def _pass_on(request: Request, error: Exception) -> Response:
 def _raised_by_asyncpg() -> list[type[Exception]]:
     """SQLAlchemy 2.0 lets through what PostgreSQL answers to a new connection.
 
-    And every version lets through that no host is such as `target_session_attrs` asks for.
+    And that no host is such as `target_session_attrs` asks for.
     """
     try:
         from asyncpg import PostgresError, TargetServerAttributeNotMatched
