@@ -4,6 +4,7 @@
     nox -s demo                                # a real app on SQLite, driven over HTTP
     nox -s tests-3.12 -- --driver asyncpg      # one Python, one driver
     nox -s tests-3.12 -- tests/test_urls.py    # whatever pytest understands
+    nox -s faults -- --times 20                # what is killed, cut off or cancelled; again and again
     nox -s bank -- --seconds 60 --seed 3       # money under faults, on every database
     nox -s compliance -- -k Reflection         # some of SQLAlchemy's own tests of dialects
     nox -l                                     # the names of all sessions
@@ -71,7 +72,11 @@ if MISSING and "_ARGCOMPLETE" not in os.environ:
     print(f"NOT TESTED: Python {', '.join(MISSING)} not found on this machine", file=sys.stderr)
 if MAIN not in PYTHONS:
     MAIN = PYTHONS[-1]
-OLDEST = PYTHONS[0]
+OLDEST, NEWEST = PYTHONS[0], PYTHONS[-1]
+
+# They take minutes. Where they run, every version meets them: the lowest of everything, on the
+# oldest Python; the newest, on the one that measures coverage and on the newest Python.
+WITHOUT_FAULTS = ("-m", "not faults")
 
 # What is quick comes first, and the coverage after the tests that measure it.
 nox.options.sessions = [
@@ -96,8 +101,10 @@ def tests(session: nox.Session) -> None:
     if session.python == MAIN:
         session.run("coverage", "erase")
         session.run("coverage", "run", "-m", "pytest", *pytest_arguments(session))
-    else:
+    elif session.python == NEWEST:
         session.run("pytest", *pytest_arguments(session))
+    else:
+        session.run("pytest", *WITHOUT_FAULTS, *pytest_arguments(session))
 
 
 @nox.session(name="tests-min", python=OLDEST)
@@ -114,7 +121,7 @@ def tests_min(session: nox.Session) -> None:
 def tests_sa20(session: nox.Session) -> None:
     """Run the tests with the newest SQLAlchemy 2.0, which many apps stay on."""
     install(session, "test", "openapi", "sqlalchemy<2.1", extras="all")
-    session.run("pytest", *pytest_arguments(session))
+    session.run("pytest", *WITHOUT_FAULTS, *pytest_arguments(session))
 
 
 @nox.session(python=MAIN)
@@ -206,6 +213,21 @@ def bench_quick(session: nox.Session) -> None:
     """Compare with plain SQLAlchemy and with the run on record; fail where fastdb is slower."""
     install(session, "test", extras="all")
     session.run("python", "benchmarks", "quick", *session.posargs)
+
+
+@nox.session(python=MAIN)
+def faults(session: nox.Session) -> None:
+    """Run the tests of faults alone; `nox -s faults -- --times 20` so often, all must be green."""
+    arguments = list(session.posargs)
+    times = 1
+    if "--times" in arguments:
+        at = arguments.index("--times")
+        times = int(arguments[at + 1])
+        del arguments[at : at + 2]
+    install(session, "test", extras="all")
+    for number in range(1, times + 1):
+        session.log("run %d of %d", number, times)
+        session.run("pytest", "-m", "faults", "--numprocesses=auto", "--maxprocesses=4", *arguments)
 
 
 @nox.session(python=MAIN)

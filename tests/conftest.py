@@ -77,6 +77,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "backends(*names): run only on these databases (sqlite, postgresql, mysql)"
         " or backends (sqlite-file, postgresql-asyncpg, …)",
     )
+    config.addinivalue_line(
+        "markers",
+        "faults: something is killed, cut off, cancelled or told to stop: `nox -s faults`",
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -30,6 +30,8 @@ from bank.report import FIGURES, PAGE, figures, in_page, render
 from bank.run import Outage, Record, run
 from servers import MariaDB, PostgreSQL
 
+pytestmark = pytest.mark.faults
+
 SECONDS = 3.0
 SEED = 7
 

@@ -23,7 +23,7 @@ from fastdb.sockets import KEEPALIVE_ARGUMENTS
 from models import Base, Hero
 from proxy import Proxy
 
-pytestmark = pytest.mark.backends("postgresql", "mysql")
+pytestmark = [pytest.mark.faults, pytest.mark.backends("postgresql", "mysql")]
 
 SECONDS = 4.0
 PATIENCE = Timeouts(connect=1, statement=0.4, close=0.3)

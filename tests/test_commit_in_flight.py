@@ -20,7 +20,7 @@ from fastdb import CommitOutcomeUnknown, Database, SessionDep, install_error_han
 from models import Base, Hero
 from proxy import Proxy
 
-pytestmark = pytest.mark.backends("postgresql", "mysql")
+pytestmark = [pytest.mark.faults, pytest.mark.backends("postgresql", "mysql")]
 
 by_moment = pytest.mark.parametrize("answered", [False, True], ids=["before", "after"])
 

@@ -13,6 +13,8 @@ from fastdb.completion import run_to_completion, run_within
 from models import Base, Hero
 from proxy import Proxy
 
+pytestmark = pytest.mark.faults
+
 network = pytest.mark.backends("postgresql", "mysql")
 
 

@@ -34,6 +34,8 @@ from proxy import Proxy
 from servers import MariaDB, PostgreSQL
 from standby import Standby
 
+pytestmark = pytest.mark.faults
+
 network = pytest.mark.backends("postgresql", "mysql")
 
 SYNCHRONOUS = {"asyncpg": "psycopg2", "psycopg": "psycopg", "aiomysql": "pymysql"}

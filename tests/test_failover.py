@@ -14,6 +14,8 @@ from fastdb import Database, Timeouts
 from servers import PostgreSQL
 from standby import Standby
 
+pytestmark = pytest.mark.faults
+
 
 @asynccontextmanager
 async def streaming_pair() -> AsyncIterator[tuple[PostgreSQL, Standby, str]]:

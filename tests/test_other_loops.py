@@ -13,6 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from backends import Backend
 from fastdb import Database, PoolOptions, WrongEventLoop, create_async_engine
 
+pytestmark = pytest.mark.faults
+
 PROBE = Path(__file__).with_name("fork_probe.py")
 
 NETWORK = pytest.mark.backends("postgresql", "mysql")

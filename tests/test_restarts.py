@@ -20,7 +20,7 @@ from fastdb import CommitOutcomeUnknown, Database, PoolOptions, create_sync_engi
 from fastdb.errors import ErrorKind, classify
 from servers import MariaDB, PostgreSQL
 
-pytestmark = pytest.mark.backends("postgresql", "mysql")
+pytestmark = [pytest.mark.faults, pytest.mark.backends("postgresql", "mysql")]
 
 CONNECTIONS = 3
 

@@ -16,7 +16,7 @@ from fastdb import Database, PoolOptions
 from fastdb.errors import ErrorKind, classify
 from servers import MariaDB, PostgreSQL
 
-pytestmark = pytest.mark.backends("postgresql", "mysql")
+pytestmark = [pytest.mark.faults, pytest.mark.backends("postgresql", "mysql")]
 
 CONNECTIONS = 3
 

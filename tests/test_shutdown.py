@@ -34,7 +34,7 @@ CONNECTIONS = 4
 SUCCESSES = 30
 OPENING = dict.fromkeys(ACCOUNTS, BALANCE)
 
-pytestmark = pytest.mark.backends("sqlite-file", "postgresql", "mysql")
+pytestmark = [pytest.mark.faults, pytest.mark.backends("sqlite-file", "postgresql", "mysql")]
 
 
 @asynccontextmanager

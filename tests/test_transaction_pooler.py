@@ -12,6 +12,8 @@ from sqlalchemy.pool import NullPool
 from fastdb import Database, PoolOptions, Timeouts
 from models import Base, Hero
 
+pytestmark = pytest.mark.faults
+
 CLIENTS = 8
 TRANSACTIONS = 1000
 

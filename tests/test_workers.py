@@ -19,6 +19,8 @@ from fastdb import Database
 from models import Base, Counter
 from server_process import HOST
 
+pytestmark = pytest.mark.faults
+
 WORKERS = 2
 ROWS = range(1, 101)
 START_SECONDS = 30
