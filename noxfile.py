@@ -4,7 +4,7 @@
     nox -s demo                                # a real app on SQLite, driven over HTTP
     nox -s tests-3.12 -- --driver asyncpg      # one Python, one driver
     nox -s tests-3.12 -- tests/test_urls.py    # whatever pytest understands
-    nox -s faults -- --times 20                # what is killed, cut off or cancelled; again and again
+    nox -s faults -- --times 20                # what is killed, cut off or cancelled, 20 times
     nox -s bank -- --seconds 60 --seed 3       # money under faults, on every database
     nox -s compliance -- -k Reflection         # some of SQLAlchemy's own tests of dialects
     nox -l                                     # the names of all sessions

@@ -14,7 +14,7 @@ is cancelled at each of them: it has a single one meanwhile, in which everything
 
 import asyncio
 import gc
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
@@ -288,7 +288,7 @@ def _sending(work: Coro, value: Any) -> Callable[[], Any]:
 
 _INNERMOST = 8
 
-_Suspended = CoroutineType | AsyncGeneratorType | GeneratorType
+_SUSPENDED = (CoroutineType, AsyncGeneratorType, GeneratorType)
 
 
 def _stack(work: Any) -> list[str]:
@@ -309,7 +309,7 @@ def _awaited_by(work: Any) -> Any:
         awaited = getattr(work, name, None)
         if awaited is not None:
             return awaited
-    if isinstance(work, _Suspended | asyncio.Future | AsyncGenerator):
+    if isinstance(work, (*_SUSPENDED, asyncio.Future)):
         return None
     # What stands between two of them, as `anext()` does, says only to the garbage collector.
-    return next((each for each in gc.get_referents(work) if isinstance(each, _Suspended)), None)
+    return next((each for each in gc.get_referents(work) if isinstance(each, _SUSPENDED)), None)

@@ -7,7 +7,7 @@ first of these places, at the second, and so on (see `awaits`).
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from sqlalchemy.pool import NullPool
 
 from asgi import Base, Client, Item, until
-from awaits import WAYS, Run, Way, cancel_at
+from awaits import WAYS, Run, cancel_at
 from backends import Backend
 from fastdb import (
     Database,
@@ -203,7 +203,7 @@ class Unit:
         reads_only: It takes its connection from the other pool.
     """
 
-    work: Callable[[Scene], Awaitable[None]]
+    work: Callable[[Scene], Coroutine[Any, Any, None]]
     least: int
     writes: bool = False
     reads_only: bool = False
@@ -246,7 +246,7 @@ class Bystander:
     async def nothing_is_open(self) -> bool:
         """Return whether no transaction is open."""
         if self._name == "postgresql":
-            return await self._connection.scalar(text(OPEN_ON_POSTGRESQL)) == 0
+            return bool(await self._connection.scalar(text(OPEN_ON_POSTGRESQL)) == 0)
         try:
             for statement in LOCKS[self._name]:
                 await self._connection.execute(text(statement))
@@ -257,7 +257,7 @@ class Bystander:
     async def no_transaction_is_listed(self) -> bool:
         """Return whether MySQL lists no transaction; it looks ten times a second at most."""
         await asyncio.sleep(0.11)
-        return await self._connection.scalar(text(OPEN_ON_MYSQL)) == 0
+        return bool(await self._connection.scalar(text(OPEN_ON_MYSQL)) == 0)
 
 
 OPEN_ON_POSTGRESQL = (
@@ -361,41 +361,54 @@ STARTS = {"cold": cold, "warm": warm, "full": full}
 # --- Each place in turn ------------------------------------------------------------------------
 
 
-async def cancel_everywhere(scene: Scene, unit: Unit, way: type[Way], start: str) -> None:
-    """Cancel `unit` wherever it waits, and look after it."""
+async def cancel_everywhere(scene: Scene, start: str, name: str, way: str) -> None:
+    """Cancel a unit wherever it waits, and look after it."""
+    unit = UNITS[name]
     places = 2 if start == "full" else None  # beyond the wait for a connection, nothing is new
-    runs = [await cancelled_once(scene, unit, way, start, place=None) for _ in range(3)]
+    runs = [await cancelled_once(scene, start, unit, way, place=None) for _ in range(3)]
     least = min(places or sys.maxsize, *(run.places for run, _ in runs))
     assert least >= (places or unit.least)
     outcomes: set[bool] = set()
     for place in count(1):
         if place > least and places is not None:
             break
-        for _ in range(5 if place <= least else 1):
-            # Where the network has brought two answers at once, it has waited once less.
-            run, has_rows = await cancelled_once(scene, unit, way, start, place=place)
-            if run.reached:
-                outcomes.add(has_rows)
-                break
-        if not run.reached:
+        has_rows = await cancelled_at(
+            scene, start, unit, way, place, tries=5 if place <= least else 1
+        )
+        if has_rows is None:
             assert place > least, f"place {place} of {least} was never reached"
             break
+        outcomes.add(has_rows)
     if unit.writes and places is None:
         assert outcomes == {True, False}
+
+
+async def cancelled_at(
+    scene: Scene, start: str, unit: Unit, way: str, place: int, *, tries: int
+) -> bool | None:
+    """Cancel `unit` at one place; return whether its rows are there, None if it never came there.
+
+    Where the network has brought two answers at once, it waits once less.
+    """
+    for _ in range(tries):
+        run, has_rows = await cancelled_once(scene, start, unit, way, place=place)
+        if run.reached:
+            return has_rows
+    return None
 
 
 numbers = count()
 
 
 async def cancelled_once(
-    scene: Scene, unit: Unit, way: type[Way], start: str, *, place: int | None
+    scene: Scene, start: str, unit: Unit, way: str, *, place: int | None
 ) -> tuple[Run, bool]:
     """Cancel `unit` at one place; return how it went, and whether its rows are there."""
     scene.begin(f"{next(numbers):06}")
     started = await STARTS[start](scene, unit)
     run = await cancel_at(
         place,
-        way(),
+        WAYS[way](),
         unit.work(scene),
         within=LONGEST,
         at_place=scene.note_cancelled,
@@ -431,9 +444,6 @@ async def look_after(scene: Scene, unit: Unit, run: Run, started: Start) -> bool
     return bool(rows)
 
 
-every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-
-
 @asynccontextmanager
 async def scene_of(url: str, options: SQLiteOptions) -> AsyncIterator[Scene]:
     async with Database(url, pool=POOL, timeouts=LIMITS, sqlite=options) as db, scene_on(db) as it:
@@ -448,33 +458,86 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert warnings == []
 
 
-CASES = [
-    *(("cold", name) for name in ("session", "read", "post")),
-    *(("warm", name) for name in UNITS),
-    *(("full", name) for name in ("session", "read", "post")),
-]
+# What a way adds to the others: "answered" may lose what was just handed over, "again" and "anyio"
+# interrupt the way out, "timeout" is a "task" that its own task catches.
+CASES = {
+    "cold session": "task answered again anyio",
+    "cold read": "answered anyio",
+    "cold post": "anyio",
+    "warm session": "task answered again timeout anyio",
+    "warm run": "task timeout",
+    "warm undo": "task answered again anyio",
+    "warm read": "answered anyio",
+    "warm snapshot": "answered again anyio",
+    "warm stream": "task answered again anyio",
+    "warm post": "task answered again timeout anyio",
+    "warm get": "task timeout anyio",
+    "warm get-stream": "task answered timeout anyio",
+    "full session": "task answered anyio",
+    "full read": "answered anyio",
+    "full post": "answered",
+}
+
+every_case = pytest.mark.parametrize(
+    "case", [f"{case} {way}" for case, ways in CASES.items() for way in ways.split()]
+)
 
 
-@every_way
-@pytest.mark.parametrize(("start", "name"), CASES)
-async def test_cancelled_at_every_await(
-    backend: Backend, start: str, name: str, way: type[Way], quiet: None
-) -> None:
+@every_case
+@pytest.mark.backends("sqlite-file", "postgresql", "mysql")
+async def test_cancelled_at_every_await(backend: Backend, case: str, quiet: None) -> None:
     """No slot is lost, nothing stays open, all rows or none, and an acknowledged one is there."""
     # In plain text: asyncpg's own TLS code leaves a future behind where connecting is cancelled.
     url = backend.url + ("?sslmode=disable" if backend.name == "postgresql" else "")
     async with scene_of(url, SQLiteOptions(inline_reads=False)) as scene:
-        await cancel_everywhere(scene, UNITS[name], way, start)
+        await cancel_everywhere(scene, *case.split())
         if backend.name == "mysql":
             await until(scene.bystander.no_transaction_is_listed)
 
 
-@every_way
-@pytest.mark.backends("sqlite-file")
-@pytest.mark.parametrize(("start", "name"), CASES)
+@every_case
 async def test_cancelled_at_every_await_of_plain_aiosqlite(
-    backend: Backend, start: str, name: str, way: type[Way], quiet: None
+    sqlite_url: str, case: str, quiet: None
 ) -> None:
     """The same guarantees, by events on SQLAlchemy's own dialect."""
-    async with scene_of(backend.url, SQLiteOptions(accelerate=False)) as scene:
-        await cancel_everywhere(scene, UNITS[name], way, start)
+    async with scene_of(sqlite_url, SQLiteOptions(accelerate=False)) as scene:
+        await cancel_everywhere(scene, *case.split())
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["session", "stream"])
+async def test_cancelled_at_every_await_in_memory(name: str, way: str, quiet: None) -> None:
+    """It is a file, and nothing cancelled destroys it."""
+    async with scene_of("sqlite://", SQLiteOptions(inline_reads=False)) as scene:
+        await cancel_everywhere(scene, "warm", name, way)
+
+
+# --- A statement that would run for long -------------------------------------------------------
+
+FOREVER = text(
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000000000)"
+    " SELECT count(*) FROM n"
+)
+
+
+async def write_and_compute(scene: Scene) -> None:
+    async with scene.db.session() as session:
+        session.add(Item(name=f"{scene.name} a"))
+        await session.flush()
+        scene.ending = "computing"
+        await session.execute(FOREVER)
+
+
+@pytest.mark.parametrize("way", ["task", "again", "timeout", "anyio"])
+@pytest.mark.parametrize("accelerate", [True, False], ids=["accelerated", "plain"])
+async def test_a_statement_of_sqlite_is_interrupted(
+    sqlite_url: str, accelerate: bool, way: str, quiet: None
+) -> None:
+    """It would keep its thread and the write lock, and everybody else out, until its end."""
+    unit = Unit(write_and_compute, 1)
+    async with scene_of(sqlite_url, SQLiteOptions(accelerate=accelerate)) as scene:
+        for place in count(1):
+            run, _ = await cancelled_once(scene, "warm", unit, way, place=place)
+            assert run.reached
+            if scene.ending_when_cancelled:
+                break

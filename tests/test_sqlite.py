@@ -293,9 +293,10 @@ async def test_a_failed_commit_of_a_foreign_session_does_not_poison_the_pool(
     await engine.dispose()
 
 
-async def test_a_busy_commit_is_rolled_back(sqlite_url: str) -> None:
+@pytest.mark.parametrize("accelerate", [True, False], ids=["accelerated", "plain"])
+async def test_a_busy_commit_is_rolled_back(sqlite_url: str, accelerate: bool) -> None:
     """In rollback-journal mode a reader makes COMMIT fail; others are not locked out after."""
-    options = SQLiteOptions(journal_mode="DELETE")
+    options = SQLiteOptions(journal_mode="DELETE", accelerate=accelerate)
     async with Database(sqlite_url, sqlite=options, timeouts=Timeouts(lock=0.05)) as db:
         await db.create_all(Base.metadata)
         async with elsewhere(sqlite_url) as reader:

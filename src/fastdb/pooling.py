@@ -6,10 +6,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from anyio import CancelScope
 from sqlalchemy import Engine, Pool, event, exc
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolResetState, QueuePool
 
+from fastdb.completion import run_within
 from fastdb.options import PoolOptions, Timeouts
 from fastdb.sockets import look_at
 from fastdb.urls import Backend
@@ -128,8 +128,13 @@ def stop_cancelled_statements(engine: Engine, seconds: float) -> None:
         return
 
     async def close(driver_connection: Any) -> None:
-        with CancelScope(shield=True), suppress(Exception):
-            await driver_connection.close(timeout=seconds)
+        # The caller is about to raise the cancellation; another one makes no difference.
+        with suppress(Exception, asyncio.CancelledError):
+            await run_within(
+                driver_connection.close(timeout=seconds),
+                seconds=seconds,
+                give_up=driver_connection.terminate,
+            )
 
     def given_up(
         dbapi_connection: Any, _entry: ConnectionPoolEntry, error: BaseException | None
@@ -138,6 +143,26 @@ def stop_cancelled_statements(engine: Engine, seconds: float) -> None:
             dbapi_connection.run_async(close)
 
     event.listen(engine, "invalidate", given_up)
+
+
+def leave_streams_to_their_transaction(engine: Engine) -> None:
+    """Let psycopg say nothing of a cursor on the server that was left open.
+
+    Nobody closes it where a stream is cancelled or left early. It ends on the server with its
+    transaction, or with its connection, which psycopg's warning at its collection does not know.
+    """
+    if engine.dialect.driver != "psycopg":
+        return
+    silent: dict[type, type] = {}
+
+    def connected(_: Any, entry: ConnectionPoolEntry) -> None:
+        connection: Any = entry.driver_connection
+        loud: type = connection.server_cursor_factory
+        if loud not in silent:
+            silent[loud] = type(loud.__name__, (loud,), {"__del__": lambda _: None})
+        connection.server_cursor_factory = silent[loud]
+
+    event.listen(engine, "connect", connected)
 
 
 def held_open(pool: Pool) -> int:

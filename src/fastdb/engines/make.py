@@ -15,6 +15,7 @@ from fastdb.forks import forget_in_children
 from fastdb.options import BeginIntent, normal_isolation
 from fastdb.pooling import (
     check_idle_connections,
+    leave_streams_to_their_transaction,
     pool_arguments,
     roll_back_at_return,
     stop_cancelled_statements,
@@ -128,6 +129,7 @@ def _equip(engine: Engine, recipe: Recipe, arguments: dict[str, Any], read_only:
     waits.bound_connecting()
     check_idle_connections(engine, recipe.pool.ping_after, waits)
     stop_cancelled_statements(engine, recipe.waits.close)
+    leave_streams_to_their_transaction(engine)
     renew_stale_plans(engine, read_only=read_only, around=waits.around)
     keep_alive(engine)
     drop_unsent(engine)
