@@ -37,6 +37,8 @@ from fastdb import (
     on_commit,
 )
 
+pytestmark = pytest.mark.faults
+
 LIMITS = Timeouts(connect=3, pool=2, lock=2, close=2)
 LONGEST = LIMITS.close + 2  # for the end of what was cancelled: at most `close`, and to be cut off
 SOON = 3.0  # for the next unit of work
