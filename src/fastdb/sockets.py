@@ -81,7 +81,7 @@ def drop_unsent(engine: Engine) -> None:
 
     def given_up(_: Any, entry: ConnectionPoolEntry, _error: BaseException | None) -> None:
         transport = entry.info.get(_TRANSPORT)
-        if transport is not None and transport.get_write_buffer_size():
+        if transport is not None and transport.is_closing():
             transport.abort()
 
     event.listen(engine, "connect", connected)
