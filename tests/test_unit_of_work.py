@@ -473,6 +473,35 @@ async def test_an_error_of_a_hook_is_not_taken_for_a_lost_connection(db: Databas
 
 
 @pytest.mark.backends("sqlite-memory")
+async def test_an_end_that_fails_gives_its_connection_back(db: Database) -> None:
+    """Its rollback is stopped half-way, by whatever listens; nobody else would give it back."""
+    listeners = [db.engine.sync_engine, db.sync.engine]
+
+    def fail(_: object) -> None:
+        raise FileNotFoundError
+
+    def write() -> int:
+        with pytest.raises(ZeroDivisionError), db.sync.session() as session:
+            session.add(Hero(name="b"))
+            session.flush()
+            raise ZeroDivisionError
+        assert isinstance(db.sync.engine.pool, QueuePool)
+        return db.sync.engine.pool.checkedout()
+
+    for engine in listeners:
+        event.listen(engine, "rollback", fail)
+    with pytest.raises(ZeroDivisionError):
+        async with db.session() as session:
+            session.add(Hero(name="a"))
+            await session.flush()
+            raise ZeroDivisionError
+    assert checked_out(db) == 0
+    assert await asyncio.to_thread(write) == 0
+    for engine in listeners:
+        event.remove(engine, "rollback", fail)
+    assert await names(db) == []
+
+
 async def test_on_commit_refuses_sessions_that_never_commit(db: Database) -> None:
     """A callback that could never run is an error, not a silence."""
     async with db.read_session() as session:

@@ -1,5 +1,6 @@
 """What fastdb adds to every `Session`: the twin's own, and the one inside an async session."""
 
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, event, exc
@@ -30,6 +31,7 @@ class UnitSession(Session):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.callbacks = Callbacks()
+        self._connections: list[Connection] = []
         self._driver_connections: list[Any] = []
 
     def commit(self) -> None:
@@ -72,11 +74,22 @@ class UnitSession(Session):
         """Close the session for good; a transaction that is still open is rolled back."""
         try:
             if self.in_transaction() or len(self.identity_map):
-                self.close()
+                self._close_or_invalidate()
         finally:
             self._ended = True
             self._failed_flush = None
             self.callbacks.drop()
+
+    def _close_or_invalidate(self) -> None:
+        try:
+            self.close()
+        except BaseException:
+            # It has stopped before the connections were given back, which nobody else would do.
+            for connection in self._connections.copy():
+                with suppress(Exception):
+                    connection.invalidate()
+                    connection.close()
+            raise
 
     def holds_changes(self) -> bool:
         """Return whether there are objects that were not written yet."""
@@ -88,7 +101,8 @@ class UnitSession(Session):
             abort(driver_connection)
 
     def note_connection(self, _transaction: SessionTransaction, connection: Connection) -> None:
-        """Remember the driver's connection, for `cut`."""
+        """Remember the connection, for the end."""
+        self._connections.append(connection)
         self._driver_connections.append(connection.connection.driver_connection)
 
     def note_committed(self) -> None:
@@ -101,6 +115,7 @@ class UnitSession(Session):
     def note_ended(self, ended: SessionTransaction) -> None:
         """Forget the connections of a transaction that has ended: others may have them now."""
         if ended.parent is None:
+            self._connections.clear()
             self._driver_connections.clear()
 
     def note_rolled_back(self, ended: SessionTransaction) -> None:
