@@ -6,20 +6,22 @@ what drivers wait for without a limit. That the limits themselves are kept is `T
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import anyio
 import pytest
-from sqlalchemy import Select, func, insert, literal, select, text
+from sqlalchemy import Select, event, func, insert, literal, select, text
 
 from backends import Backend
 from databases import wait_until_none
-from fastdb import CommitOutcomeUnknown, Database, PoolOptions, Timeouts
+from fastdb import CommitOutcomeUnknown, Database, PoolOptions, Timeouts, on_commit
 from fastdb.errors import ErrorKind, classify
-from fastdb.sockets import KEEPALIVE_ARGUMENTS
+from fastdb.sockets import keepalive_arguments
 from models import Base, Hero
 from proxy import Proxy
 
@@ -179,6 +181,27 @@ async def test_a_cancelled_write_of_megabytes_lets_go(
         assert not left, f"the driver has left open: {left}"
 
 
+async def test_many_rows_that_are_cancelled_let_go(
+    open_through: Callable[..., Any], proxy: Proxy, backend: Backend
+) -> None:
+    """`executemany` is another way into the driver."""
+    async with open_through(Timeouts(close=0.3)) as db:
+        sent = asyncio.Event()
+
+        async def work() -> None:
+            async with db.session() as session:
+                await session.scalar(ONE)
+                proxy.go_deaf()
+                sent.set()
+                await session.execute(
+                    text("INSERT INTO hero (name) VALUES (:name)"), [{"name": "a"}, {"name": "b"}]
+                )
+
+        async with soon():
+            await cancel_task(work(), sent)
+    assert await names(backend) == []
+
+
 async def test_a_cancelled_stream_lets_go(open_through: Callable[..., Any], proxy: Proxy) -> None:
     """Between two batches of rows; psycopg takes its own time here, which is bounded."""
     async with open_through(Timeouts(close=0.3)) as db:
@@ -235,28 +258,142 @@ async def test_a_session_of_its_own_patience(
         assert classify(raised.value) is ErrorKind.DISCONNECTED
 
 
-async def test_many_rows_at_once_without_an_answer_fail(
-    open_through: Callable[..., Any], proxy: Proxy, backend: Backend
+@pytest.mark.parametrize("limits", [Timeouts(statement=None, close=0.1), None])
+async def test_a_long_statement_is_left_alone(
+    open_through: Callable[..., Any], limits: Timeouts | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`executemany` is another way into the driver."""
-    async with open_through() as db, soon():
+    """Who has asked for no limit has none but the server's, which fastdb does not know."""
+    # What would be waited for by default, in time for a test.
+    monkeypatch.setattr(Timeouts, "answer", property(lambda _: 0.2 if limits is None else None))
+    async with open_through(limits) as db, db.session() as session:
+        sleep = "pg_sleep" if session.bind.dialect.name == "postgresql" else "sleep"
+        await session.execute(text(f"SELECT {sleep}(0.8)"))
+        assert await session.scalar(ONE) == 1
+
+
+async def test_many_rows_may_take_as_long_as_each_of_them(
+    open_through: Callable[..., Any], backend: Backend
+) -> None:
+    """The limit is for a statement, and the server counts each row as one."""
+    sleep = "pg_sleep(0.1)" if backend.name == "postgresql" else "sleep(0.1)"
+    async with open_through() as db, db.session() as session:
+        await session.execute(
+            text(f"UPDATE hero SET name = :name WHERE {sleep} IS NULL AND id = 0"),
+            [{"name": "a"}] * 3,
+        )
+        await session.execute(
+            text(f"INSERT INTO hero (name) SELECT :name FROM (SELECT {sleep} AS s) AS slept"),
+            [{"name": str(number)} for number in range(12)],
+        )
+    assert len(await names(backend)) == 12
+
+
+async def test_what_follows_commit_has_its_own_time(open_through: Callable[..., Any]) -> None:
+    """A callback may take longer than COMMIT may, on the same session's next connection."""
+    ran: list[int | None] = []
+    async with open_through() as db, db.session() as session:
+        await session.scalar(ONE)
+
+        async def callback() -> None:
+            await asyncio.sleep(PATIENCE.answer or 0)
+            ran.append(await session.scalar(ONE))
+            await asyncio.sleep(0.2)
+            ran.append(await session.scalar(ONE))
+
+        on_commit(session, callback)
+        await session.commit()
+    assert ran == [1, 1]
+
+
+async def test_what_the_server_was_not_told_is_not_asked_of_it(
+    backend: Backend, proxy: Proxy
+) -> None:
+    """Through a transaction pooler, the server's own limits stay, whatever they are."""
+    sleep = "pg_sleep" if backend.name == "postgresql" else "sleep"
+    pool = PoolOptions.transaction_pooler()
+    autocommit = {"isolation": "AUTOCOMMIT"} if backend.name == "postgresql" else {}
+    db = Database(backend.url, pool=pool, timeouts=PATIENCE, **autocommit)  # type: ignore[arg-type]
+    async with db, db.session() as session:
+        await session.execute(text(f"SELECT {sleep}(1.0)"))
+        assert await session.scalar(ONE) == 1
+
+
+async def test_a_connection_that_was_never_set_up_troubles_nobody_later(
+    open_through: Callable[..., Any], proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a warning nor a cancellation comes after the error."""
+    async with open_through(Timeouts(connect=1, close=0.1)) as db:
+        proxy.when(b"statement_time", proxy.cut)
         with pytest.raises(Exception) as raised:  # noqa: PT011
             async with db.session() as session:
                 await session.scalar(ONE)
-                proxy.go_deaf()
-                await session.execute(
-                    text("INSERT INTO hero (name) VALUES (:name)"), [{"name": "a"}, {"name": "b"}]
-                )
-        assert classify(raised.value) is ErrorKind.DISCONNECTED
-    assert await names(backend) == []
+        assert classify(raised.value) in (ErrorKind.UNAVAILABLE, ErrorKind.DISCONNECTED)
+        with suppress(asyncio.CancelledError):
+            asyncio.current_task().cancel()  # type: ignore[union-attr]
+            await asyncio.sleep(0)
+        await asyncio.sleep(1.3)
+        asyncio.current_task().uncancel()  # type: ignore[union-attr]
+    assert "has not answered" not in caplog.text
 
 
-async def test_a_long_statement_is_left_alone_by_default(open_through: Callable[..., Any]) -> None:
-    """Who has asked for no limit has none but the server's, which fastdb does not know."""
-    async with open_through(Timeouts(statement=None, close=0.1)) as db, db.session() as session:
-        sleep = "pg_sleep" if session.bind.dialect.name == "postgresql" else "sleep"
-        await session.execute(text(f"SELECT {sleep}(0.6)"))
+async def test_a_loop_that_stood_still_has_not_waited(
+    open_through: Callable[..., Any], backend: Backend
+) -> None:
+    """The answers have come meanwhile; nobody could read them."""
+    sleep = "pg_sleep" if backend.name == "postgresql" else "sleep"
+    async with open_through() as db, db.session() as session:
+        asyncio.get_running_loop().call_later(0.1, stand_still, 1.0)
+        await session.execute(text(f"SELECT {sleep}(0.2)"))
         assert await session.scalar(ONE) == 1
+
+
+def stand_still(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+async def test_what_the_user_listens_to_is_told(backend: Backend) -> None:
+    """SQLAlchemy's own hooks, for tokens and for statements, are asked as without fastdb."""
+    told: list[str] = []
+    async with Database(backend.url) as direct:
+        await direct.create_all(Base.metadata)
+    async with Database(backend.url) as db:
+        for name in ("do_connect", "do_execute", "do_executemany"):
+            event.listen(db.engine.sync_engine, name, lambda *_, name=name, **__: told.append(name))
+        async with db.session() as session:
+            await session.execute(insert(Hero).values(name="a"))
+            await session.execute(
+                text("INSERT INTO hero (name) VALUES (:name)"), [{"name": "b"}, {"name": "c"}]
+            )
+    assert set(told) == {"do_connect", "do_execute", "do_executemany"}
+
+
+async def test_a_session_in_flight_survives_the_closing(
+    open_through: Callable[..., Any], backend: Backend, proxy: Proxy
+) -> None:
+    """What another task uses is not cut because what is idle takes too long to close."""
+    proxied = asyncio.Event()
+    closed = asyncio.Event()
+    plain = "?sslmode=disable" if backend.name == "postgresql" else ""
+    async with Database(proxy.url + plain, timeouts=Timeouts(close=0.2)) as db:
+
+        async def work() -> int | None:
+            async with db.session() as session:
+                await session.execute(insert(Hero).values(name="a"))
+                proxied.set()
+                await closed.wait()
+                answer: int | None = await session.scalar(ONE)
+                return answer
+
+        task = asyncio.create_task(work())
+        await proxied.wait()
+        twin = db.sync  # it is made, and so it is closed
+        with patch.object(type(twin), "close", lambda _: time.sleep(0.6)):
+            await db.aclose()
+        closed.set()
+        assert await task == 1
+    assert await names(backend) == ["a"]
 
 
 async def test_commit_without_an_answer_is_of_unknown_outcome(
@@ -394,7 +531,9 @@ async def test_the_system_asks_whether_the_other_side_lives(backend: Backend) ->
     async with Database(backend.url) as db, db.engine.connect() as connection:
         raw: Any = (await connection.get_raw_connection()).driver_connection
         its = options_of(raw)
-    asked = KEEPALIVE_ARGUMENTS
+        twin = await asyncio.to_thread(options_of_twin, db)
+    asked = keepalive_arguments(None)
+    assert twin == its
     assert its == {
         "SO_KEEPALIVE": 1,
         "TCP_KEEPIDLE": asked["keepalives_idle"],
@@ -404,11 +543,18 @@ async def test_the_system_asks_whether_the_other_side_lives(backend: Backend) ->
     }
 
 
+def options_of_twin(db: Database) -> dict[str, int]:
+    with db.sync.engine.connect() as connection:
+        return options_of(connection.connection.driver_connection)
+
+
 def options_of(driver_connection: Any) -> dict[str, int]:
     """Read the socket's options; by the driver's own attributes, not by fastdb's."""
     match type(driver_connection).__module__.partition(".")[0]:
         case "psycopg":
             number = driver_connection.pgconn.socket
+        case "pymysql":
+            number = driver_connection._sock.fileno()
         case "aiomysql":
             number = driver_connection._writer.get_extra_info("socket").fileno()
         case _:

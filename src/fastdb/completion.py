@@ -14,17 +14,12 @@ _GRACE_SECONDS = 1.0
 
 
 async def run_to_completion(
-    work: Coroutine[Any, Any, T],
-    *,
-    seconds: float,
-    give_up: Callable[[], object],
-    longest: float | None = None,
+    work: Coroutine[Any, Any, T], *, seconds: float, give_up: Callable[[], object]
 ) -> T:
     """Run `work` in a task of its own; once the caller is cancelled, for `seconds` more at most.
 
     The cancellation is raised when `work` has ended, or was given up: then `give_up()` is called,
-    which must make it fail soon. It is called as well when `work` takes longer than `longest`
-    seconds, cancelled or not.
+    which must make it fail soon.
 
     Raises:
         CancelledError: The caller was cancelled.
@@ -33,17 +28,11 @@ async def run_to_completion(
     task = _start(work)
     if task.done():
         return task.result()
-    limit = None
-    if longest is not None:
-        limit = asyncio.get_running_loop().call_later(longest, give_up)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await _end(task, seconds, give_up)
         raise
-    finally:
-        if limit is not None:
-            limit.cancel()
 
 
 async def run_within(
@@ -52,7 +41,8 @@ async def run_within(
     """Run `work` in a task of its own, for `seconds` at most, cancelled or not.
 
     Raises:
-        CancelledError: The caller was cancelled meanwhile, or `work` was given up.
+        CancelledError: The caller was cancelled meanwhile.
+        TimeoutError: `work` was given up, and has raised nothing.
         Exception: What `work` raised.
     """
     task = _start(work)
@@ -61,6 +51,8 @@ async def run_within(
     cancelled = await _end(task, seconds, give_up)
     if cancelled is not None:
         raise cancelled
+    if not task.done() or task.cancelled():
+        raise TimeoutError(f"It has not ended within {seconds:g} s, and was given up.")
     return task.result()
 
 

@@ -111,14 +111,15 @@ class Database:
         sync_class = self._session_options.pop(
             "sync_session_class", session_class.sync_session_class
         )
-        waits, is_sqlite = self._recipe.waits, self._recipe.target.backend == "sqlite"
+        close_seconds = self._recipe.waits.close
         self._session_class = async_unit_session_class(
             session_class,
             sync_class,
-            close_seconds=waits.close,
-            commit_seconds=None if is_sqlite else waits.answer,  # a file is never silent
+            close_seconds=close_seconds,
+            asked_for=timeouts,
+            limits_commit=self._recipe.target.backend != "sqlite",
         )
-        self._twin_session_class = twin_session_class(sync_class, close_seconds=waits.close)
+        self._twin_session_class = twin_session_class(sync_class, close_seconds=close_seconds)
         self._loops = EnginesByLoop(repr(self), lambda: async_engines(self._in_place(self._recipe)))
         # Filled with `setdefault`, which lets one of several threads win, and needs no lock that a
         # fork could leave locked. What the others have made is used by nobody.
@@ -299,18 +300,14 @@ class Database:
 
         Idempotent. The Database can be entered again afterwards; mere use raises DatabaseClosed.
         """
-        engines = self._loops.take()
-
-        def give_up() -> None:
+        engines, seconds = self._loops.take(), self._recipe.waits.close
+        try:
             if engines is not None:
-                engines.cut()
+                await run_within(_dispose(engines), seconds=seconds, give_up=engines.cut_idle)
+        finally:
+            await run_within(self._close_the_rest(), seconds=seconds, give_up=lambda: None)
 
-        await run_within(self._close(engines), seconds=self._recipe.waits.close, give_up=give_up)
-
-    async def _close(self, engines: Engines[AsyncEngine] | None) -> None:
-        if engines is not None:
-            await engines.read.dispose()
-            await engines.main.dispose()
+    async def _close_the_rest(self) -> None:
         if not self._loops.closed:
             return
         for twin in self._twin.values():
@@ -398,3 +395,8 @@ class Database:
     async def get_sync_session(self, sessions: Sessions) -> Any:
         """Hand over this request's session of this database's synchronous twin."""
         return sessions.sync_session(self)
+
+
+async def _dispose(engines: Engines[AsyncEngine]) -> None:
+    await engines.read.dispose()
+    await engines.main.dispose()

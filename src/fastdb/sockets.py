@@ -9,24 +9,24 @@ import os
 import select
 import socket
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry
 
-# After 15 seconds in which nothing was heard, the system asks, three times in 5 seconds each. Who
-# has not answered until then is gone, and so is who does not confirm for 30 seconds what was sent.
-# Left alone, systems first ask after two hours.
-KEEPALIVE_ARGUMENTS = {
-    "keepalives_idle": 15,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,  # milliseconds
-}
-"""As libpq's drivers take it: https://www.postgresql.org/docs/current/libpq-connect.html"""
+from fastdb.options import Timeouts
+
+# After 15 seconds in which nothing was heard, the system asks, three times in 5 seconds each: who
+# has not answered until then is gone. Left alone, systems first ask after two hours.
+_ASKING = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
+
+# It does not ask while it waits for what it has sent to be taken, and gives up on that after a
+# quarter of an hour. But who takes nothing may also be a server that is busy with one of many
+# statements that were sent at once, so this is more than one may take.
+_LEAST_SECONDS_IN_VAIN = 60.0
 
 _TRANSPORT = "fastdb.transport"
 
@@ -37,7 +37,7 @@ _OPTIONS = {
     "keepalives_count": "TCP_KEEPCNT",
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
-_WITHOUT_ARGUMENTS = frozenset({"asyncpg", "aiomysql", "asyncmy"})
+_ON_TRANSPORTS = frozenset({"asyncpg", "aiomysql", "asyncmy"})
 
 
 Look = Callable[[], bool]
@@ -52,18 +52,37 @@ def abort(driver_connection: Any) -> None:
         _ABORTS[type(driver_connection).__module__.partition(".")[0]](driver_connection)
 
 
-def keep_alive(engine: Engine) -> None:
-    """Let the system find out, in half a minute, that the other side of a connection is gone.
+def keepalive_arguments(timeouts: Timeouts | None) -> dict[str, int]:
+    """Return when the other side of a connection counts as gone, as libpq's drivers take it.
 
-    Not that it is slow: a server that works on a statement for hours answers such questions.
+    https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-KEEPALIVES
+
+    Args:
+        timeouts: What was asked for. Where a statement may take for ever, nothing is said of how
+            long the server may take nothing.
     """
-    if engine.dialect.driver not in _WITHOUT_ARGUMENTS:
+    answer = (timeouts or Timeouts()).answer
+    if answer is None:
+        return _ASKING
+    return {**_ASKING, "tcp_user_timeout": round(1000 * max(2 * answer, _LEAST_SECONDS_IN_VAIN))}
+
+
+def keep_alive(engine: Engine, timeouts: Timeouts | None) -> None:
+    """Let the system find out that the other side of a connection is gone.
+
+    Not that it is slow: a server that works on a statement for hours answers when it is asked.
+
+    Args:
+        engine: Of a server. libpq's drivers are told by their arguments.
+        timeouts: What was asked for.
+    """
+    if engine.dialect.driver not in {*_ON_TRANSPORTS, "pymysql"}:
         return
 
     def connected(_: Any, entry: ConnectionPoolEntry) -> None:
         with suppress(OSError), _socket_of(entry.driver_connection) as its:
             if its is not None and its.family != getattr(socket, "AF_UNIX", None):
-                _keep_alive(its)
+                _keep_alive(its, keepalive_arguments(timeouts))
 
     event.listen(engine, "connect", connected)
 
@@ -73,7 +92,7 @@ def drop_unsent(engine: Engine) -> None:
 
     A transport that is closed first sends what was written to it, for as long as that takes.
     """
-    if engine.dialect.driver not in _WITHOUT_ARGUMENTS:
+    if engine.dialect.driver not in _ON_TRANSPORTS:
         return
 
     def connected(_: Any, entry: ConnectionPoolEntry) -> None:
@@ -88,30 +107,29 @@ def drop_unsent(engine: Engine) -> None:
     event.listen(engine, "invalidate", given_up)
 
 
-def _keep_alive(its: socket.socket) -> None:
+def _keep_alive(its: socket.socket, figures: Mapping[str, int]) -> None:
     its.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, option in _OPTIONS.items():
-        if hasattr(socket, option):
-            its.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), KEEPALIVE_ARGUMENTS[name])
+    for name, figure in figures.items():
+        if hasattr(socket, _OPTIONS[name]):
+            its.setsockopt(socket.IPPROTO_TCP, getattr(socket, _OPTIONS[name]), figure)
 
 
 class OpenConnections:
     """The connections that an engine has opened, to be cut where closing them takes too long."""
 
     def __init__(self, engine: Engine) -> None:
-        self._process = os.getpid()
-        self._all: WeakSet[Any] = WeakSet()
+        # With the process that opened them: a child of it would cut its parent's.
+        self._entries: WeakKeyDictionary[ConnectionPoolEntry, int] = WeakKeyDictionary()
         event.listen(engine, "connect", self._connected)
 
     def _connected(self, _: Any, entry: ConnectionPoolEntry) -> None:
-        self._all.add(entry.driver_connection)
+        self._entries[entry] = os.getpid()
 
-    def cut(self) -> None:
-        """Cut them all; those that are closed already do not mind."""
-        if os.getpid() != self._process:
-            return  # a child would cut its parent's
-        for driver_connection in list(self._all):
-            abort(driver_connection)
+    def cut_idle(self) -> None:
+        """Cut those that nobody uses; being closed is not being used."""
+        for entry, process in list(self._entries.items()):
+            if process == os.getpid() and not entry.in_use and entry.driver_connection is not None:
+                abort(entry.driver_connection)
 
 
 def look_at(driver: str, driver_connection: Any) -> Look | None:
@@ -174,7 +192,7 @@ def _socket_of(driver_connection: Any) -> Iterator[socket.socket | None]:
     uvloop's transports show something that only looks like a socket.
     """
     transport = _transport(driver_connection)
-    shown = transport and transport.get_extra_info("socket")
+    shown = transport.get_extra_info("socket") if transport else _pymysql_socket(driver_connection)
     if shown is None:
         yield None
         return
@@ -186,6 +204,10 @@ def _transport(driver_connection: Any) -> Any:
     """Return the asyncio transport of asyncpg's, aiomysql's and asyncmy's connections."""
     writer = getattr(driver_connection, "_writer", None)  # aiomysql; asyncmy before 0.2.12
     return writer.transport if writer else getattr(driver_connection, "_transport", None)
+
+
+def _pymysql_socket(driver_connection: Any) -> Any:
+    return getattr(driver_connection, "_sock", None)
 
 
 def _abort_transport(driver_connection: Any) -> None:
@@ -219,5 +241,5 @@ _LOOKS: dict[str, Callable[[Any], Look]] = {
     "psycopg2": _look_at_psycopg2,
     "aiomysql": _look_at_transport,
     "asyncmy": _look_at_transport,
-    "pymysql": lambda connection: _look_at_socket(connection._sock.fileno),  # noqa: SLF001
+    "pymysql": lambda connection: _look_at_socket(_pymysql_socket(connection).fileno),
 }

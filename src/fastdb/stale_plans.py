@@ -25,39 +25,33 @@ from fastdb.errors import ErrorKind, classify
 
 _KEY = "fastdb.plans"
 
-_Execute = Callable[..., None]
 
-
-def renew_stale_plans(
-    engine: Engine, *, read_only: bool, around: Callable[[_Execute], _Execute]
-) -> None:
+def renew_stale_plans(engine: Engine, *, read_only: bool) -> None:
     """Let no ALTER TABLE fail the first statement of a transaction on `engine`.
 
     Args:
         engine: Of any database; it matters to those of PostgreSQL whose driver prepares.
         read_only: Whether the database refuses writes on it.
-        around: Returns what runs a statement, from the dialect's own function for it.
     """
     plans = _PLANS.get(engine.dialect.driver)
     if plans is not None:
-        plans(engine, read_only, around)
+        plans(engine, read_only)
 
 
 class _Plans:
     """What the connections of one engine have prepared."""
 
-    def __init__(
-        self, engine: Engine, read_only: bool, around: Callable[[_Execute], _Execute]
-    ) -> None:
-        dialect = self._dialect = engine.dialect
+    def __init__(self, engine: Engine, read_only: bool) -> None:
+        dialect: Any = engine.dialect
+        self._dialect = dialect
         self._read_only = read_only
-        # Not `do_executemany`: a statement without rows has no type of result to be changed.
-        for name in ("do_execute", "do_execute_no_params"):
-            execute = around(getattr(dialect, name))
-            event.listen(engine, name, partial(self._run, execute))
+        # Not events, which would come in place of the user's. And not `do_executemany`: a statement
+        # without rows has no type of result to be changed.
+        dialect.do_execute = partial(self._run, dialect.do_execute)
+        dialect.do_execute_no_params = partial(self._run, dialect.do_execute_no_params)
 
-    def _run(self, execute: _Execute, *arguments: Any) -> bool:
-        """Run a statement in SQLAlchemy's place, and once more if that is the same."""
+    def _run(self, execute: Callable[..., None], *arguments: Any) -> None:
+        """Run a statement, and once more if that is the same."""
         context: ExecutionContext = arguments[-1]
         connection = context.root_connection
         # Both drivers send BEGIN with the first statement.
@@ -73,11 +67,10 @@ class _Plans:
             if not (is_first and self._undo(connection, error)):
                 raise
         else:
-            return True
+            return
         self._renew(connection)
         context.pre_exec()  # tells asyncpg's cursor what was given up
         execute(*arguments)
-        return True
 
     def _undo(self, connection: Connection, error: Exception) -> bool:
         """Return whether it is as if the statement had never been sent."""
@@ -117,10 +110,8 @@ class _PsycopgPlans(_Plans):
     Changes are counted; each connection knows how many there had been when it last began anew.
     """
 
-    def __init__(
-        self, engine: Engine, read_only: bool, around: Callable[[_Execute], _Execute]
-    ) -> None:
-        super().__init__(engine, read_only, around)
+    def __init__(self, engine: Engine, read_only: bool) -> None:
+        super().__init__(engine, read_only)
         self._changes = 0
         event.listen(engine, "connect", self._connected)
 

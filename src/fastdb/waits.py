@@ -4,6 +4,9 @@ A server ends a statement itself, within `Timeouts.statement`. But a network tha
 everything never answers, and a driver waits for ever; psycopg for ten seconds more, when the task
 that waits has been cancelled. Who waits is let go by cutting the connection beneath.
 
+The dialect's own methods are wrapped, which an engine has for itself. Events would come in place of
+those of the user: SQLAlchemy asks no further once one has done the work.
+
 One timer looks at all who wait, some times within the shortest limit: to set one for each statement
 would cost each of them, and hardly any waits for so long.
 """
@@ -12,12 +15,12 @@ import asyncio
 import logging
 from asyncio import AbstractEventLoop, Task
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine, event
-from sqlalchemy.engine import Dialect, ExecutionContext
+from sqlalchemy.engine import ExecutionContext
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only, greenlet_spawn
 
@@ -26,9 +29,6 @@ from fastdb.sockets import abort
 
 logger = logging.getLogger("fastdb.pool")
 
-Execute = Callable[..., None]
-
-_KEY = "fastdb.being_set_up"
 _NEVER = float("inf")
 _SHORTEST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -52,90 +52,121 @@ class Waits:
         asked_for: The time limits that somebody has asked for. None for the defaults, which give
             way to what is set on the server, so that nobody knows here how long a statement may
             take.
+        has_told_server: Whether the server is told the limits of a statement at all.
     """
 
-    def __init__(self, engine: Engine, limits: Timeouts, asked_for: Timeouts | None) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        engine: Engine,
+        limits: Timeouts,
+        asked_for: Timeouts | None,
+        *,
+        has_told_server: bool = True,
+    ) -> None:
+        self._dialect: Any = engine.dialect
         self._limits = limits
         self._asked_for = asked_for
+        self._has_told_server = has_told_server
         pause = max(limits.close / 5, _SHORTEST_PAUSE_SECONDS)
         self._pause = min(pause, _LONGEST_PAUSE_SECONDS)
         self._round: _Round | None = None
+        if self._dialect.is_async:
+            self._wrap_dialect()
 
-    def bound_statements(self) -> None:
-        """Let no statement wait for ever that runs past `around`."""
-        dialect = self._engine.dialect
-        if dialect.is_async:
-            for name in ("do_execute", "do_execute_no_params", "do_executemany"):
-                event.listen(self._engine, name, _in_place_of(self.around(getattr(dialect, name))))
+    def _wrap_dialect(self) -> None:
+        dialect = self._dialect
+        dialect.connect = partial(self._connect, dialect.connect)
+        dialect.do_execute = partial(self._execute, dialect.do_execute)
+        dialect.do_execute_no_params = partial(self._execute, dialect.do_execute_no_params)
+        # Each row may take as long as a statement: only who is cancelled is let go.
+        dialect.do_executemany = partial(self._execute_many, dialect.do_executemany)
+        dialect.set_isolation_level = partial(self._set_level, dialect.set_isolation_level)
 
-    def around(self, execute: Execute) -> Execute:
-        """Return one of the dialect's `do_execute…` that does not wait for ever."""
-        if not self._engine.dialect.is_async:
-            return execute
+    def _execute(self, execute: Callable[..., None], *arguments: Any) -> None:
+        context: ExecutionContext = arguments[-1]
+        seconds = self._statement_seconds(context)
+        with Wait(self._round_here(), seconds, partial(_connection_of, context)):
+            execute(*arguments)
 
-        def run(*arguments: Any) -> None:
-            with self._for_statement(arguments[-1]):
-                execute(*arguments)
+    def _execute_many(self, execute: Callable[..., None], *arguments: Any) -> None:
+        with Wait(self._round_here(), _NEVER, partial(_connection_of, arguments[-1])):
+            execute(*arguments)
 
-        return run
+    def _set_level(self, set_level: Callable[..., None], dbapi_connection: Any, level: Any) -> None:
+        with self._within(self._limits.close, dbapi_connection.driver_connection):
+            set_level(dbapi_connection, level)
 
-    def bound_connecting(self) -> None:
-        """Let nobody wait for ever for a new connection, nor for what is asked on it first.
-
-        To be called before others listen to new connections of the engine, and `end_connecting`
-        after them.
-        """
-        if self._engine.dialect.is_async:
-            event.listen(self._engine, "do_connect", self._connect)
-
-    def end_connecting(self) -> None:
-        """Count no more on new connections, from here on: all is said that comes first."""
-        if self._engine.dialect.is_async:
-            event.listen(self._engine, "connect", _connected)
-
-    def _connect(
-        self, dialect: Dialect, entry: ConnectionPoolEntry, arguments: Any, keywords: Any
-    ) -> Any:
-        seconds = self._limits.connect
-        if dialect.driver in _GREET_WITHOUT_LIMIT:
-            connection = await_only(_connect_within(seconds, dialect, arguments, keywords))
-        else:
-            connection = dialect.connect(*arguments, **keywords)
-        wait = entry.info[_KEY] = self._within(seconds, connection.driver_connection)
-        wait.begin()
-        return connection
+    def _statement_seconds(self, context: ExecutionContext) -> float:
+        timeouts: Timeouts | None = context.execution_options.get(TIMEOUTS_OPTION, self._asked_for)
+        if timeouts is None or timeouts.answer is None or not self._has_told_server:
+            return _NEVER
+        if self._dialect.name in ("mysql", "mariadb") and not self._dialect.is_mariadb:
+            return _NEVER  # MySQL's own limit is for SELECT: a long write goes on, and may
+        return timeouts.answer
 
     def for_ping(self, driver_connection: Any) -> AbstractContextManager[None]:
         """Return the block in which a connection is asked whether it lives."""
-        if not self._engine.dialect.is_async:
+        if not self._dialect.is_async:
             return nullcontext()
         return self._within(self._limits.close, driver_connection)
 
-    def _within(self, seconds: float, driver_connection: Any) -> "Wait":
-        return Wait(self._round_here(), seconds, lambda: driver_connection)
+    def end_connecting(self, engine: Engine) -> None:
+        """Count no more on new connections of `engine`, from here on: all is said that comes first.
 
-    def _for_statement(self, context: ExecutionContext) -> "Wait":
-        timeouts = context.execution_options.get(TIMEOUTS_OPTION, self._asked_for)
-        seconds = timeouts.answer if timeouts is not None else None
-        return Wait(self._round_here(), seconds or _NEVER, partial(_connection_of, context))
+        To be called when everything else listens that says something on new connections.
+        """
+        if self._dialect.is_async:
+            event.listen(engine, "connect", self._connected)
+
+    def _connect(self, connect: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        seconds = self._limits.connect
+        if self._dialect.driver in _GREET_WITHOUT_LIMIT:
+            opening = greenlet_spawn(connect, *arguments, **keywords)
+            connection = await_only(_connect_within(seconds, opening, self._dialect))
+        else:
+            connection = connect(*arguments, **keywords)
+        self._within(seconds, connection.driver_connection, is_set_up=True).begin()
+        return connection
+
+    def _connected(self, _: Any, entry: ConnectionPoolEntry) -> None:
+        for wait in self._round_here().waiting.copy():
+            if wait.sets_up(entry.driver_connection):
+                wait.end()
+
+    def _within(self, seconds: float, driver_connection: Any, *, is_set_up: bool = False) -> "Wait":
+        its_round = self._round_here()
+        return Wait(its_round, seconds, lambda: driver_connection, is_set_up=is_set_up)
 
     def _round_here(self) -> "_Round":
         loop = asyncio.get_running_loop()
-        if self._round is None or self._round.loop is not loop:
+        its_round = self._round
+        if its_round is None or its_round.loop is not loop:
             # Engines that keep no connections may be used in several loops.
-            self._round = _Round(loop, self._pause, self._limits.close)
-        return self._round
+            its_round = self._round = _Round(loop, self._pause, self._limits.close)
+        return its_round
 
 
 def _connection_of(context: ExecutionContext) -> Any:
-    return context.root_connection.connection.driver_connection
+    connection = context.root_connection
+    if connection.closed or connection.invalidated:
+        return None
+    return connection.connection.driver_connection
+
+
+async def _connect_within(seconds: float, opening: Any, dialect: Any) -> Any:
+    try:
+        async with asyncio.timeout(seconds):
+            return await opening
+    except TimeoutError:
+        raise dialect.loaded_dbapi.OperationalError(
+            _CANNOT_CONNECT, f"The server has not answered within {seconds:g} s"
+        ) from None
 
 
 class _Round:
     """All who wait in one event loop, looked at in turn."""
 
-    __slots__ = ("_close_seconds", "_is_planned", "_pause", "loop", "waiting")
+    __slots__ = ("_close_seconds", "_is_planned", "_pause", "_planned_for", "loop", "waiting")
 
     def __init__(self, loop: AbstractEventLoop, pause: float, close_seconds: float) -> None:
         self.loop = loop
@@ -143,38 +174,62 @@ class _Round:
         self._pause = pause
         self._close_seconds = close_seconds
         self._is_planned = False
+        self._planned_for = 0.0
 
     def add(self, wait: "Wait") -> None:
+        """Look at `wait` from now on."""
         self.waiting.add(wait)
         if not self._is_planned:
-            self._is_planned = True
-            self.loop.call_later(self._pause, self._look)
+            self._plan()
+
+    def _plan(self) -> None:
+        self._is_planned = bool(self.waiting)
+        if self._is_planned:
+            self._planned_for = self.loop.time() + self._pause
+            self.loop.call_at(self._planned_for, self._look)
 
     def _look(self) -> None:
         now = self.loop.time()
-        for wait in list(self.waiting):
-            wait.look(now, self._close_seconds)
-        self._is_planned = bool(self.waiting)
-        if self._is_planned:
-            self.loop.call_later(self._pause, self._look)
+        # Where the loop itself stood still, answers may have come that nobody has read yet.
+        stood_still = now > self._planned_for + self._pause
+        self._plan()
+        if not stood_still:
+            for wait in self.waiting.copy():
+                wait.look(now, self._close_seconds)
 
 
 class Wait:
-    """One wait: a block around the call that waits."""
+    """One wait: a block around the call that waits.
+
+    Args:
+        its_round: That looks at it.
+        seconds: How long it may take.
+        connection: Returns the driver's connection, or None where there is none any more.
+        is_set_up: Whether it is for all that is said on a new connection, which ends where nobody
+            says so if that fails. Then it is dead already, and to cut it does nothing.
+    """
 
     __slots__ = (
-        "_begun", "_cancelled_before", "_connection", "_due", "_round", "_seconds", "_task",
-        "_was_cancelled",
+        "_begun", "_cancelled_before", "_connection", "_due", "_is_set_up", "_round", "_seconds",
+        "_task", "_was_cancelled",
     )  # fmt: skip
 
-    def __init__(self, its_round: _Round, seconds: float, connection: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        its_round: _Round,
+        seconds: float,
+        connection: Callable[[], Any],
+        *,
+        is_set_up: bool = False,
+    ) -> None:
         self._round = its_round
         self._seconds = seconds
         self._connection = connection
+        self._is_set_up = is_set_up
 
     def begin(self) -> None:
         """Count the time from now on."""
-        task: Task[Any] | None = asyncio.current_task()
+        task: Task[Any] | None = None if self._is_set_up else asyncio.current_task()
         self._task = task
         # Many tasks have swallowed a cancellation and go on.
         self._cancelled_before = task.cancelling() if task is not None else 0
@@ -193,6 +248,10 @@ class Wait:
     def __exit__(self, *_: object) -> None:
         self.end()
 
+    def sets_up(self, driver_connection: Any) -> bool:
+        """Return whether this is the wait for all that is said on a new connection."""
+        return self._is_set_up and self._connection() is driver_connection
+
     def look(self, now: float, close_seconds: float) -> None:
         """Cut the connection if it is time."""
         if self._task is not None and not self._was_cancelled:
@@ -202,35 +261,19 @@ class Wait:
         if now < self._due:
             return
         self.end()
-        logger.warning(
-            "The server has not answered for %.1f s: its connection is cut", now - self._begun
-        )
-        abort(self._connection())
-        if self._task is not None and self._was_cancelled:
+        with suppress(Exception):  # whatever has become of it: the others are to be looked at
+            self._cut(now)
+
+    def _cut(self, now: float) -> None:
+        driver_connection = self._connection()
+        if driver_connection is None:
+            return
+        if not self._is_set_up:
+            logger.warning(
+                "The server has not answered for %.1f s: its connection is cut", now - self._begun
+            )
+        abort(driver_connection)
+        if self._task is not None and self._task.cancelling() > self._cancelled_before:
             # psycopg asks the server to stop the statement, on another connection.
             self._task.cancel()
             self._task.uncancel()  # it is the same cancellation, which `timeout()` counts as one
-
-
-def _connected(_: Any, entry: ConnectionPoolEntry) -> None:
-    wait: Wait | None = entry.info.pop(_KEY, None)
-    if wait is not None:
-        wait.end()
-
-
-def _in_place_of(execute: Execute) -> Callable[..., bool]:
-    def run(*arguments: Any) -> bool:
-        execute(*arguments)
-        return True
-
-    return run
-
-
-async def _connect_within(seconds: float, dialect: Dialect, arguments: Any, keywords: Any) -> Any:
-    try:
-        async with asyncio.timeout(seconds):
-            return await greenlet_spawn(dialect.connect, *arguments, **keywords)
-    except TimeoutError:
-        raise dialect.loaded_dbapi.OperationalError(
-            _CANNOT_CONNECT, f"The server has not answered within {seconds:g} s"
-        ) from None

@@ -125,13 +125,17 @@ def _equip(engine: Engine, recipe: Recipe, arguments: dict[str, Any], read_only:
         return
     if recipe.password is not None:
         ask_for_password(engine, recipe.password)
-    waits = Waits(engine, recipe.waits, recipe.timeouts)
-    waits.bound_connecting()
+    waits = Waits(
+        engine,
+        recipe.waits,
+        recipe.timeouts,
+        has_told_server=recipe.pool.mode != "transaction_pooler",
+    )
     check_idle_connections(engine, recipe.pool.ping_after, waits)
     stop_cancelled_statements(engine, recipe.waits.close)
     leave_streams_to_their_transaction(engine)
-    renew_stale_plans(engine, read_only=read_only, around=waits.around)
-    keep_alive(engine)
+    renew_stale_plans(engine, read_only=read_only)
+    keep_alive(engine, recipe.timeouts)
     drop_unsent(engine)
     install_tls_verification(engine, target.driver, recipe.tls or target.tls)
     apply_server_settings(
@@ -142,8 +146,7 @@ def _equip(engine: Engine, recipe: Recipe, arguments: dict[str, Any], read_only:
         read_only=read_only,
         autocommits=read_only or recipe.autocommits,
     )
-    waits.bound_statements()
-    waits.end_connecting()
+    waits.end_connecting(engine)
 
 
 def _equip_plain_sqlite(

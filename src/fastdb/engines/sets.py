@@ -78,10 +78,10 @@ class Engines(Generic[E]):
             raise ConfigurationError(NO_LIMITS)
         return engine.execution_options(**{TIMEOUTS_OPTION: timeouts})
 
-    def cut(self) -> None:
-        """Cut all connections to a server, without waiting for it."""
+    def cut_idle(self) -> None:
+        """Cut the connections to a server that nobody uses, without waiting for it."""
         for connections in self.connections:
-            connections.cut()
+            connections.cut_idle()
 
 
 def _check_begin(begin: str) -> None:

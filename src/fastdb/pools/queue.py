@@ -6,8 +6,8 @@ to the end of the queue: some wait for seconds, up to the time limit, beside oth
 Here a connection goes from hand to hand.
 
 SQLAlchemy documents neither `sqlalchemy.util.queue` nor how a pool is given another queue (its
-attribute `_queue_class`). Both are used in this package only, and a test notices when a pool does
-not ask for its queue there any more.
+attribute `_queue_class`), nor where it keeps it (`_pool`). They are used in this package only, and a
+test notices when a pool does not ask for its queue there any more.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ class FairQueue(QueueCommon[T]):
     def __init__(self, maxsize: int = 0, use_lifo: bool = False) -> None:
         self.maxsize = maxsize
         self.use_lifo = use_lifo
+        self.is_closed = False
         self._items: deque[T] = deque()
         self._waiters: deque[asyncio.Future[T]] = deque()
 
@@ -45,7 +46,7 @@ class FairQueue(QueueCommon[T]):
         """Give `item` to who has waited longest, or keep it.
 
         Raises:
-            Full: Nobody waits, and no more can be kept.
+            Full: Nobody waits, and no more can be kept; the pool then closes what it is.
         """
         self.put_nowait(item)
 
@@ -53,7 +54,7 @@ class FairQueue(QueueCommon[T]):
         """Give `item` to who has waited longest, or keep it; as `put`."""
         if self._hand_on(item):
             return
-        if self.full():
+        if self.is_closed or self.full():
             raise Full
         self._items.append(item)
 

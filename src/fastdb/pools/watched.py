@@ -1,7 +1,7 @@
 """Pools that say who has their connections when all are taken, and whose event loop they are in."""
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import Engine, exc
 from sqlalchemy.pool import (
@@ -89,6 +89,12 @@ class FairQueuePool(_Watched, AsyncAdaptedQueuePool):
         if self.holders is not None:
             self.holders.watch(loop)
         return connection
+
+    def dispose(self) -> None:
+        """Close what is idle; what is in use is closed when it comes back, as nobody asks again."""
+        super().dispose()
+        queue: Any = self._pool
+        queue.is_closed = True
 
     def recreate(self) -> QueuePool:
         """Return a new pool like this one, which belongs to no event loop yet."""

@@ -6,7 +6,7 @@ from math import ceil
 from typing import Any
 
 from fastdb.options import PoolOptions, Timeouts
-from fastdb.sockets import KEEPALIVE_ARGUMENTS
+from fastdb.sockets import keepalive_arguments
 from fastdb.urls import Target
 
 # What keeps a driver from naming prepared statements, which a transaction pooler would look for
@@ -29,7 +29,7 @@ def connect_arguments(
     name = _CONNECT_TIMEOUT.get(target.driver, "connect_timeout")
     # libpq and PyMySQL count whole seconds.
     limit = {name: ceil((timeouts or Timeouts()).connect)}
-    asking = KEEPALIVE_ARGUMENTS if target.driver in ("psycopg", "psycopg2") else {}
+    asking = keepalive_arguments(timeouts) if target.driver in ("psycopg", "psycopg2") else {}
     arguments = {**asking, **limit, **target.connect_args, **(limit if timeouts else {})}
     if pool.mode == "transaction_pooler":
         arguments |= _POOLER_ARGUMENTS.get(target.driver, {})

@@ -1,5 +1,6 @@
 """What fastdb adds to an `AsyncSession`: a COMMIT that is not cut in two, and streaming reads."""
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
@@ -24,7 +25,8 @@ class AsyncUnitSession(AsyncSession):
     """
 
     close_seconds = 5.0
-    commit_seconds: float | None = None
+    asked_for: Timeouts | None = None
+    limits_commit = False
     is_lazy = True
     reads_only = False
     snapshot_engine: AsyncEngine | None = None
@@ -97,7 +99,7 @@ class AsyncUnitSession(AsyncSession):
         if committing.has_ended:
             await committing.end()
         else:
-            await self._run_to_completion(committing.end())
+            await self._run_to_completion(self._answer_to(committing))
 
     async def _commit(self, *, and_end: bool) -> None:
         refuse_around_anothers(self, "commit")
@@ -113,23 +115,31 @@ class AsyncUnitSession(AsyncSession):
         await self._run_to_completion(self._tell(commit, and_end=and_end))
 
     async def _run_to_completion(self, committing: Coroutine[Any, Any, None]) -> None:
-        unit = self.sync_session
         await run_to_completion(
-            committing,
-            seconds=self.close_seconds,
-            give_up=unit.cut,
-            longest=self._commit_seconds(unit.bind),
+            committing, seconds=self.close_seconds, give_up=self.sync_session.cut
         )
 
-    def _commit_seconds(self, bind: Any) -> float | None:
-        """Return for how long a COMMIT is waited for; the server is to end it before."""
-        if self.commit_seconds is None or not isinstance(bind, Engine):
-            return self.commit_seconds
-        timeouts: Timeouts | None = bind.get_execution_options().get(TIMEOUTS_OPTION)
-        return self.commit_seconds if timeouts is None else timeouts.answer
+    async def _answer_to(self, commit: GreenletCall[None]) -> None:
+        """Wait for the answer to COMMIT, and cut the connection if there is none in time."""
+        seconds = self._commit_seconds()
+        if seconds is None or commit.has_ended:
+            await commit.end()
+            return
+        limit = asyncio.get_running_loop().call_later(seconds, self.sync_session.cut)
+        try:
+            await commit.end()
+        finally:
+            limit.cancel()
+
+    def _commit_seconds(self) -> float | None:
+        bind = self.sync_session.bind
+        if not self.limits_commit or not isinstance(bind, Engine):
+            return None
+        timeouts = bind.get_execution_options().get(TIMEOUTS_OPTION, self.asked_for)
+        return None if timeouts is None else timeouts.answer
 
     async def _tell(self, commit: GreenletCall[None], *, and_end: bool) -> None:
-        await commit.end()
+        await self._answer_to(commit)
         if and_end:
             # Nothing is checked out after a COMMIT: this is a matter of memory.
             self.sync_session.end()
@@ -161,7 +171,8 @@ def async_unit_session_class(
     sync_class: type[Session],
     *,
     close_seconds: float,
-    commit_seconds: float | None,
+    asked_for: Timeouts | None,
+    limits_commit: bool,
 ) -> type[AsyncUnitSession]:
     """Return an async `session_class` with what a unit of work needs added in front.
 
@@ -169,8 +180,9 @@ def async_unit_session_class(
         session_class: The user's.
         sync_class: The user's, of the session inside.
         close_seconds: For the end of a session whose caller has gone.
-        commit_seconds: For the answer to COMMIT, in sessions that have no time limits of their own;
-            None for no limit.
+        asked_for: The time limits that somebody has asked for.
+        limits_commit: Whether the answer to COMMIT is waited for no longer than such limits say;
+            a file is never silent.
 
     Raises:
         ConfigurationError: It overrides what a unit of work does itself.
@@ -184,7 +196,8 @@ def async_unit_session_class(
             )
     attributes = {
         "close_seconds": close_seconds,
-        "commit_seconds": commit_seconds,
+        "asked_for": asked_for,
+        "limits_commit": limits_commit,
         # Another __init__ may set what an app reads or has set before the first statement.
         "is_lazy": session_class.__init__ is AsyncSession.__init__,
         "sync_session_class": inner_session_class(sync_class),
