@@ -6,8 +6,8 @@ to the end of the queue: some wait for seconds, up to the time limit, beside oth
 Here a connection goes from hand to hand.
 
 SQLAlchemy documents neither `sqlalchemy.util.queue` nor how a pool is given another queue (its
-attribute `_queue_class`), nor where it keeps it (`_pool`). They are used in this package only, and a
-test notices when a pool does not ask for its queue there any more.
+attribute `_queue_class`), nor where it keeps it (`_pool`). They are used in this package only, and
+a test notices when a pool does not ask for its queue there any more.
 """
 
 import asyncio
