@@ -2,6 +2,7 @@
 
 `python benchmarks peers` compares with other libraries too, see `peers/`; `quick` is its short
 form. `python benchmarks sqlite` goes further for SQLite, with many clients at once: see `sqlite/`.
+`python benchmarks migrations` measures what `await upgrade(db)` adds to the start of a worker.
 See README.md beside this file for how to run them and how to read what they say.
 """
 
@@ -31,6 +32,10 @@ def main() -> None:
         return run(arguments)
     if command == ["peers"]:
         from peers.commands import run
+
+        return run(arguments)
+    if command == ["migrations"]:
+        from migrations import run
 
         return run(arguments)
     if command == ["quick"]:

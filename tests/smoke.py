@@ -57,6 +57,18 @@ def refusal_of(url: str) -> str:
     raise AssertionError(f"{url} was accepted without its driver")
 
 
+def import_migrations(extra: str) -> None:
+    """Migrations are there with the extra; without, the error names it."""
+    code = "import fastdb.migrations"
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False
+    )
+    if extra in {"migrations", "all"}:
+        assert run.returncode == 0, run.stderr
+    else:
+        assert "fastapi-fastdb[migrations]" in run.stderr, run.stderr
+
+
 def start_command(extra: str) -> None:
     """The command works with its extra; without, it says what to install."""
     command = shutil.which("fastdb", path=sysconfig.get_path("scripts"))
@@ -76,6 +88,7 @@ def main() -> None:
     assert fastdb.__version__ == importlib.metadata.version("fastapi-fastdb")
     asyncio.run(use_sqlite())
     find_drivers(extra)
+    import_migrations(extra)
     start_command(extra)
     print(f"fastapi-fastdb {fastdb.__version__} [{extra}]: ok")  # noqa: T201
 

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -120,3 +121,163 @@ def test_figure_out_of_range(option: str) -> None:
     run = python("-m", "fastdb", "demo", option)
     assert (run.returncode, run.stdout) == (2, "")
     assert option.split("=", maxsplit=1)[0] in run.stderr
+
+
+# --- fastdb init ------------------------------------------------------------------------------
+
+TARGET = ("shop.models:db", "--metadata", "shop.models:Base.metadata")
+MODELS = """
+from fastdb import Database
+from sqlalchemy.orm import DeclarativeBase
+
+db = Database("sqlite:///shop.db")
+audit = Database("sqlite:///audit.db")
+answer = 42
+
+
+class Base(DeclarativeBase):
+    pass
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package with models, in the working directory."""
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "models.py").write_text(MODELS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def init(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return python("-m", "fastdb", "init", *arguments)
+
+
+def files(project: Path) -> set[str]:
+    return {
+        path.relative_to(project).as_posix()
+        for path in project.rglob("*")
+        if "__pycache__" not in path.parts
+    }
+
+
+def test_init_writes_folder_and_configuration(project: Path) -> None:
+    """What was in pyproject.toml stays as it was, whatever its line ends and its last line."""
+    before = b'[project]\r\nname = "shop" # \xc3\xa4'
+    (project / "pyproject.toml").write_bytes(before)
+    run = init(*TARGET)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout == (
+        "wrote migrations/env.py\nwrote migrations/script.py.mako\nwrote pyproject.toml\n"
+        'next: alembic revision --autogenerate -m "tables"; alembic upgrade head\n'
+    )
+    assert (project / "pyproject.toml").read_bytes() == before + (
+        b'\n\n[tool.alembic]\nscript_location = "%(here)s/migrations"\n'
+        b'prepend_sys_path = ["%(here)s"]\n'
+    )
+    assert (project / "migrations" / "env.py").read_text().partition('"""\n\n')[2] == (
+        "from fastdb.migrations import run\n\nfrom shop.models import Base, db\n\n"
+        "run(db, Base.metadata)\n"
+    )
+    assert (project / "migrations" / "versions").is_dir()
+
+
+def test_init_of_a_second_database(project: Path) -> None:
+    """It has a folder and a section of its own, which `alembic --name` takes."""
+    assert init(*TARGET).returncode == 0
+    second = ("shop.models:audit", "--metadata", "shop.models:Base.metadata")
+    run = init(*second, "--name", "audit", "--folder", "migrations/audit")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.endswith(
+        'next: alembic --name audit revision --autogenerate -m "tables";'
+        " alembic --name audit upgrade head\n"
+    )
+    made = python("-m", "alembic", "--name", "audit", "revision", "-m", "first")
+    assert made.returncode == 0, made.stderr
+    assert python("-m", "alembic", "--name", "audit", "upgrade", "head").returncode == 0
+    assert python("-m", "alembic", "upgrade", "head").returncode == 0
+    assert len(list((project / "migrations" / "audit" / "versions").glob("*_first.py"))) == 1
+    assert not list((project / "migrations" / "versions").glob("*.py"))
+    assert {"audit.db", "audit.db-migrations"} <= files(project)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("shop", *TARGET[1:]),
+            "'shop' is no package.module:attribute. Write it as in `fastdb init shop.models:db"
+            " --metadata shop.models:Base.metadata`.",
+        ),
+        (
+            ("shops.models:db", *TARGET[1:]),
+            "The module 'shops.models' cannot be imported from {here} (sys.path begins with"
+            " {here!r}): No module named 'shops'. Run the command in the directory that has the"
+            " package in it, or install the package, and write it as in `fastdb init"
+            " shop.models:db --metadata shop.models:Base.metadata`.",
+        ),
+        (
+            ("shop.models:database", *TARGET[1:]),
+            "The module shop.models ({here}/shop/models.py) has no 'database'. It has"
+            " shop.models:db, shop.models:audit.",
+        ),
+        (
+            (TARGET[0], TARGET[1], "shop.models:answer"),
+            "shop.models:answer is of type int; a MetaData is wanted there.",
+        ),
+    ],
+)
+def test_init_of_what_cannot_be_had(
+    project: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    """The error says what was tried and what to write; nothing is written."""
+    before = files(project)
+    run = init(*arguments)
+    here = str(project)
+    assert run.stderr == f"fastdb: {message.format(here=here)}\n"
+    assert (run.returncode, run.stdout) == (2, "")
+    assert files(project) == before
+
+
+def test_init_overwrites_nothing(project: Path) -> None:
+    """Neither a folder nor a configuration; each is named."""
+    (project / "alembic.ini").write_text("[alembic]\n")
+    run = init(*TARGET)
+    assert run.stderr == (
+        f"fastdb: {project}/alembic.ini has a section [alembic], which Alembic reads before"
+        " anything else: nothing was written. Remove it, or choose another name, with --name.\n"
+    )
+    (project / "alembic.ini").unlink()
+    (project / "pyproject.toml").write_text("[tool.alembic]\n")
+    run = init(*TARGET)
+    assert run.stderr == (
+        f"fastdb: {project}/pyproject.toml has a table [tool.alembic] already: nothing was written."
+        " Remove it; or, for a second database, give it a name: --name audit --folder"
+        " audit_migrations.\n"
+    )
+    run = init(*TARGET, "--folder", "shop")
+    assert run.returncode == 2
+    assert run.stderr == (
+        f"fastdb: The folder {project}/shop is there already, and not empty: nothing was written."
+        " Choose another one, with --folder.\n"
+    )
+    assert (project / "pyproject.toml").read_text() == "[tool.alembic]\n"
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "alembic.ini"])
+def test_init_names_a_file_that_cannot_be_read(project: Path, name: str) -> None:
+    """What is broken already is not made worse."""
+    (project / name).write_text("[broken")
+    run = init(*TARGET)
+    assert run.stderr.startswith(f"fastdb: What is in {project / name} cannot be read: ")
+    assert (run.returncode, (project / name).read_text()) == (2, "[broken")
+
+
+def test_init_without_alembic(project: Path) -> None:
+    """The extra is named."""
+    run = python("-c", MISSING.format(name="alembic").replace('"demo"', f'"init", *{TARGET!r}'))
+    assert run.returncode == 1
+    assert run.stderr == (
+        "fastdb: fastdb.migrations needs Alembic (No module named 'alembic'): pip install"
+        ' "fastapi-fastdb[migrations]"\n'
+    )

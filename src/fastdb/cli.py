@@ -79,6 +79,38 @@ def _command() -> "typer.Typer":
             raise typer.Exit(2 if isinstance(error, ConfigurationError) else 1) from None
         raise typer.Exit(0 if held else 1)
 
+    @command.command()
+    def init(
+        database: Annotated[
+            str, typer.Argument(metavar="PACKAGE.MODULE:DB", help="The Database of the app.")
+        ],
+        metadata: Annotated[
+            str, typer.Option(metavar="PACKAGE.MODULE:BASE.METADATA", help="The models' tables.")
+        ],
+        folder: Annotated[str, typer.Option(help="Of the revisions.")] = "migrations",
+        name: Annotated[
+            str | None,
+            typer.Option(
+                help="Of a second database: its section in alembic.ini, for `alembic --name`."
+            ),
+        ] = None,
+    ) -> None:
+        """Make a folder for migrations, and Alembic's configuration in pyproject.toml."""
+        try:
+            from fastdb.migrations.scaffold import init as write
+        except ImportError as error:
+            typer.echo(f"fastdb: {error}", err=True)
+            raise typer.Exit(1) from None
+        try:
+            written = write(database, metadata, folder=folder, name=name)
+        except (FastdbError, OSError) as error:
+            typer.echo(f"fastdb: {error}", err=True)
+            raise typer.Exit(2) from None
+        for path in written:
+            typer.echo(f"wrote {path}")
+        alembic = "alembic" if name is None else f"alembic --name {name}"
+        typer.echo(f'next: {alembic} revision --autogenerate -m "tables"; {alembic} upgrade head')
+
     return command
 
 

@@ -158,6 +158,7 @@ class Database:
             session_class=self._twin_session_class,
             session_options=self._session_options,
             begin_to_write=self._begin(safe=False),
+            transaction_pooler=recipe.pool.mode == "transaction_pooler",
         )
 
     # Sessions

@@ -96,8 +96,8 @@ class Timeouts:
             SQLite have no such limit). Default 300: more than a slow call needs, less than it
             takes for what was forgotten to do harm.
         close: For a rollback, or for whatever a cancelled task waits for, COMMIT in flight
-            included; then the connection is cut. Default 5. A server that says nothing at all is
-            given as much time after `statement`, before its connection is cut.
+            included; then the connection is cut. Default 5. Where limits were asked for, a server
+            that says nothing is given as much time after `statement`.
 
     Raises:
         ConfigurationError: A figure is not a positive number.

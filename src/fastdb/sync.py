@@ -38,7 +38,10 @@ class SyncDatabase:
         session_class: type[TwinSession],
         session_options: Mapping[str, Any],
         begin_to_write: BeginIntent,
+        transaction_pooler: bool = False,
     ) -> None:
+        self.transaction_pooler = transaction_pooler
+        """Whether a pooler gives each transaction another connection to the server."""
         self._make_engines = make_engines
         self._session_class = session_class
         self._session_options = session_options

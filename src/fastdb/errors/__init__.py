@@ -18,7 +18,10 @@ FastdbError
 ├── PoolExhausted                 no connection of the pool was free in time (SQLAlchemy's too)
 ├── WrongEventLoop                an engine was used in another event loop than before
 ├── CommitOutcomeUnknown          the connection was lost while COMMIT was in flight
-└── WriteLockHeld                 a task waits for the SQLite write lock that it holds itself
+├── WriteLockHeld                 a task waits for the SQLite write lock that it holds itself
+├── MigrationFailed               a revision of Alembic's failed, here or in another worker
+├── MigrationLocked               another worker migrates, for longer than was waited
+└── NotAtHead                     the database is not at the revision that the code is written for
 
 LateWriteWarning (a UserWarning)  a `yield` dependency may write after its session has ended
 
@@ -40,7 +43,10 @@ from fastdb.errors.exceptions import (
     InvalidURL,
     LateWriteWarning,
     LazyLoadRefused,
+    MigrationFailed,
+    MigrationLocked,
     MissingDriver,
+    NotAtHead,
     PoolExhausted,
     SessionEnded,
     SessionInUse,
@@ -65,7 +71,10 @@ __all__ = [
     "InvalidURL",
     "LateWriteWarning",
     "LazyLoadRefused",
+    "MigrationFailed",
+    "MigrationLocked",
     "MissingDriver",
+    "NotAtHead",
     "PoolExhausted",
     "SessionEnded",
     "SessionInUse",

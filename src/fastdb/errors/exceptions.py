@@ -115,3 +115,39 @@ class PoolExhausted(FastdbError, exc.TimeoutError):
 
 class WrongEventLoop(FastdbError):
     """An engine was used in another event loop than the one that its connections belong to."""
+
+
+class MigrationFailed(FastdbError):
+    """A revision failed, here or in another worker; the message says what stands and what to do.
+
+    Attributes:
+        revision: The one that failed; None where another worker ran it.
+        standing: The statements of this revision that were committed before it failed.
+    """
+
+    def __init__(
+        self, message: str, *, revision: str | None = None, standing: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.revision = revision
+        self.standing = standing
+
+
+class MigrationLocked(FastdbError):
+    """Another worker migrates, and has not come to an end in time; the message names it."""
+
+
+class NotAtHead(FastdbError):
+    """The database is not at the revision that this code was written for.
+
+    Attributes:
+        current: The revisions that the database is at.
+        heads: Those that this code has.
+    """
+
+    def __init__(
+        self, message: str, *, current: tuple[str, ...] = (), heads: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.current = current
+        self.heads = heads

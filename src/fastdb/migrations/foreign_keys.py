@@ -1,0 +1,80 @@
+"""SQLite's foreign keys: off while tables are rebuilt, and looked after before each COMMIT.
+
+Alembic's batch mode copies a table, drops it and renames the copy. With foreign keys on, the DROP
+would delete or refuse what refers to it. `PRAGMA foreign_keys` has no effect inside of a
+transaction, and belongs to the connection.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
+
+logger = logging.getLogger("fastdb.migrations")
+
+Orphans = Counter[tuple[str, str]]
+"""How many rows of a table refer to no row of another one."""
+
+
+@contextmanager
+def foreign_keys_off(connection: Connection) -> Iterator[Orphans | None]:
+    """Turn foreign keys off within the block, where they are on; give who is an orphan before.
+
+    None where there is nothing to check: on servers, where foreign keys are off anyway, and on a
+    connection that is inside of somebody's transaction.
+    """
+    if connection.dialect.name != "sqlite" or connection.in_transaction():
+        yield None
+        return
+    if _pragma(connection, "foreign_keys") != 1:
+        yield None
+        return
+    _pragma(connection, "foreign_keys = OFF")
+    try:
+        yield _orphans_before(connection)
+    finally:
+        if not connection.closed and not connection.invalidated:
+            _pragma(connection, "foreign_keys = ON")
+            if _pragma(connection, "foreign_keys") != 1:  # a COMMIT has failed and left all open
+                connection.invalidate()
+
+
+def orphans(connection: Connection) -> Orphans:
+    """Count the rows that refer to nothing, by their table and the one that they refer to."""
+    rows = connection.exec_driver_sql("PRAGMA foreign_key_check")
+    return Counter((str(row[0]), str(row[2])) for row in rows)
+
+
+def _orphans_before(connection: Connection) -> Orphans | None:
+    try:
+        found = orphans(connection)
+    except OperationalError as error:
+        # A foreign key without a unique column to refer to. It may be what a revision mends.
+        logger.warning("Foreign keys are not checked after each revision: %s", error.orig)
+        return None
+    finally:
+        connection.rollback()
+    if found:
+        logger.warning("Before any revision: %s", describe(found))
+    return found
+
+
+def describe(found: Orphans) -> str:
+    """Say who refers to nothing."""
+    return "; ".join(
+        f"{count} row(s) of {table} refer to no row of {parent}"
+        for (table, parent), count in sorted(found.items())
+    )
+
+
+def _pragma(connection: Connection, text: str) -> int | None:
+    # Past SQLAlchemy's events, which would begin a transaction.
+    cursor = connection.connection.cursor()
+    try:
+        row = cursor.execute(f"PRAGMA {text}").fetchone()
+        return None if row is None else int(row[0])
+    finally:
+        cursor.close()
