@@ -17,7 +17,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from blockbuster import BlockBuster
-from sqlalchemy import event, inspect, text
+from sqlalchemy import Connection, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import OperationalError
 
@@ -210,14 +210,30 @@ def test_sql_without_a_database(project: Path) -> None:
 async def test_handed_over_connection(project: Path, db: Database) -> None:
     """A connection in `config.attributes`, as Alembic's cookbook has it, is used as it is."""
 
-    def work() -> None:
+    def work(connection: Connection) -> None:
         config = Config(toml_file="pyproject.toml")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+    def work_in_transaction() -> None:
         with db.sync.engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            work(connection)
             assert connection.in_transaction()
 
-    await asyncio.to_thread(work)
+    def work_without() -> None:
+        with db.sync.engine.connect() as connection:
+            work(connection)
+            pragma = connection.exec_driver_sql("PRAGMA foreign_keys").scalar()
+            assert pragma == 1
+
+    if db.engine.dialect.name == "sqlite":
+        # What refers to a table that is rebuilt would be deleted with it.
+        with pytest.raises(ConfigurationError, match="handed over inside of a transaction"):
+            await asyncio.to_thread(work_in_transaction)
+        assert await current(db) == ()
+        await asyncio.to_thread(work_without)
+    else:
+        await asyncio.to_thread(work_in_transaction)
     await check_at_head(db)
 
 
@@ -632,8 +648,8 @@ async def test_orphans_from_before_are_no_revisions_fault(
 
 POOLED = (
     "Migrations hold a lock that belongs to one connection to the server, and {}. Give them a"
-    " Database with the server's own URL: `run(Database(DIRECT_URL), …)` in env.py, `await"
-    " upgrade(Database(DIRECT_URL))`."
+    " Database with the server's own URL: `run(Database(DIRECT_URL), …)` in env.py, `async with"
+    " Database(DIRECT_URL) as direct: await upgrade(direct)` in the app."
 )
 
 
@@ -646,12 +662,20 @@ async def test_declared_pooler_is_refused(project: Path, pgbouncer_url: str) -> 
     assert str(raised.value) == POOLED.format("this Database goes through a transaction pooler")
 
 
+async def advisory_locks(db: Database) -> int:
+    """How many anybody holds, the pooler's own connections included."""
+    async with db.session() as session:
+        query = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+        return int(await session.scalar(query) or 0)
+
+
 async def test_undeclared_pooler_is_found_out(project: Path, pgbouncer_url: str) -> None:
     """A pooler that nobody has told of is noticed by the process number that it gives."""
     async with Database(pgbouncer_url) as db:
         with pytest.raises(ConfigurationError) as raised:
             await upgrade(db)
         assert await tables(db) == set()
+        assert await advisory_locks(db) == 0
     assert str(raised.value) == POOLED.format("this one goes through a pooler")
 
 
@@ -763,10 +787,37 @@ async def test_options_of_env_py(project: Path, db: Database) -> None:
 async def test_config_is_not_changed(project: Path, db: Database) -> None:
     """What the caller passes in stays the caller's."""
     config = Config(toml_file="pyproject.toml")
+    config.set_main_option("sqlalchemy.url", "unused")  # from here on it has a part that is shared
     await upgrade(db, config=config)
     await upgrade(db, config=config, script_location="migrations")
     assert config.attributes == {}
     assert config.get_main_option("script_location") is None
+
+
+def test_existing_loggers_stay_on(project: Path, backend: Backend) -> None:
+    """Also where env.py still has the line that turns them off."""
+    Path("logging.ini").write_text(
+        "[loggers]\nkeys=root\n[handlers]\nkeys=\n[formatters]\nkeys=\n[logger_root]\nhandlers=\n"
+    )
+    env = Path("migrations/env.py")
+    lines = "from logging.config import fileConfig\nfileConfig('logging.ini')\n"
+    env.write_text(lines + env.read_text())
+    logger = logging.getLogger("uvicorn.error")
+    db = Database(backend.url)
+    try:
+        upgrade_sync(db)
+    finally:
+        db.sync.close()
+    assert not logger.disabled
+
+
+async def test_search_path_is_kept(project: Path, db: Database) -> None:
+    """Asking for the version, again and again, leaves nothing behind in the process."""
+    await upgrade(db)
+    before = list(sys.path)
+    for _ in range(3):
+        await check_at_head(db)
+    assert sys.path == before
 
 
 @pytest.mark.backends("sqlite-file")

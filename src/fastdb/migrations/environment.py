@@ -25,8 +25,9 @@ from fastdb.sqlite.intent import BEGIN_OPTION
 
 logger = logging.getLogger("fastdb.migrations")
 
-LIMITS = Timeouts(statement=None, lock=5)
-"""An index may take long; who waits for a table stops all who come after, so not for long."""
+LIMITS = Timeouts(statement=None, lock=5, idle_in_transaction=None)
+"""An index may take long, and so may a revision that computes between two statements. But who waits
+for a table stops all who come after, so not for long."""
 
 WAIT_SECONDS = 60.0
 VERSION_TABLE = "alembic_version"
@@ -157,7 +158,8 @@ def current_heads(connection: Connection, options: Mapping[str, Any]) -> tuple[s
     Raises:
         ConfigurationError: The connection is to no database.
     """
-    if connection.dialect.default_schema_name is None:  # only MySQL can be connected to nothing
+    on_mysql = connection.dialect.name in ("mysql", "mariadb")
+    if on_mysql and connection.dialect.default_schema_name is None:  # it is connected to nothing
         raise ConfigurationError(
             "Migrations are of one database, and the URL names none: mysql://…/name."
         )

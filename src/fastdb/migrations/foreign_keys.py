@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
+from fastdb.errors import ConfigurationError
+
 logger = logging.getLogger("fastdb.migrations")
 
 Orphans = Counter[tuple[str, str]]
@@ -23,15 +25,20 @@ Orphans = Counter[tuple[str, str]]
 def foreign_keys_off(connection: Connection) -> Iterator[Orphans | None]:
     """Turn foreign keys off within the block, where they are on; give who is an orphan before.
 
-    None where there is nothing to check: on servers, where foreign keys are off anyway, and on a
-    connection that is inside of somebody's transaction.
+    None where there is nothing to check: on servers, and where foreign keys are off anyway.
+
+    Raises:
+        ConfigurationError: The connection is inside of somebody's transaction, where they stay on.
     """
-    if connection.dialect.name != "sqlite" or connection.in_transaction():
+    if connection.dialect.name != "sqlite" or _pragma(connection, "foreign_keys") != 1:
         yield None
         return
-    if _pragma(connection, "foreign_keys") != 1:
-        yield None
-        return
+    if connection.in_transaction():
+        raise ConfigurationError(
+            "A connection to SQLite was handed over inside of a transaction, where foreign keys"
+            " cannot be turned off: to rebuild a table would delete what refers to it. Hand over"
+            " `engine.connect()` in place of `engine.begin()`, or call `upgrade(db)` without it."
+        )
     _pragma(connection, "foreign_keys = OFF")
     try:
         yield _orphans_before(connection)

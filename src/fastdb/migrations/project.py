@@ -1,7 +1,9 @@
 """A project's migrations: where they are, how env.py wants them, and where a database stands."""
 
 import copy
+import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -165,16 +167,29 @@ def _alembic_alone(stop: Event) -> Iterator[None]:
     while not _alembic_is_free.acquire(timeout=_PAUSE_SECONDS):
         if stop.is_set():
             raise Stopped
+    disabled = {name: logger.disabled for name, logger in _loggers()}
+    path = list(sys.path)
     try:
         yield
     finally:
+        # Alembic puts its folders in front each time, and `fileConfig()` in an env.py turns off all
+        # loggers that there are.
+        sys.path[:] = path
+        for name, logger in _loggers():
+            logger.disabled = disabled.get(name, logger.disabled)
         _alembic_is_free.release()
+
+
+def _loggers() -> list[tuple[str, logging.Logger]]:
+    known = logging.root.manager.loggerDict.items()
+    return [(name, each) for name, each in list(known) if isinstance(each, logging.Logger)]
 
 
 def _find_config(source: ConfigSource | None, location: str | None) -> Config:
     if isinstance(source, Config):
         found = copy.copy(source)
         found.attributes = dict(source.attributes)
+        found.file_config = copy.deepcopy(source.file_config)
         return found
     if source is not None:
         return _config_of(Path(source))

@@ -89,6 +89,11 @@ def init(
     _check(target, Database)
     _check(metadata, MetaData)
     place = Path(folder)
+    if place.is_absolute() or set(folder) & set('%"\\\n'):
+        raise ConfigurationError(
+            f"--folder {folder!r}: must be a path inside of the working directory, without quotes,"
+            " backslashes and '%', which mean something in the configuration."
+        )
     if place.exists() and any(place.iterdir()):
         raise ConfigurationError(
             f"The folder {place.absolute()} is there already, and not empty: nothing was written."
@@ -119,7 +124,8 @@ def _check(text: str, kind: type) -> None:
         others = [name for name, value in vars(module).items() if isinstance(value, kind)]
         hint = f" It has {', '.join(f'{module_name}:{other}' for other in others)}." * bool(others)
         raise ConfigurationError(
-            f"The module {module_name} ({module.__file__}) has no {attribute!r}.{hint}"
+            f"The module {module_name} ({getattr(module, '__file__', None)}) has no"
+            f" {attribute!r}.{hint}"
         ) from None
     if not isinstance(found, kind):
         raise ConfigurationError(
@@ -133,11 +139,12 @@ def _imported(name: str) -> Any:
         sys.path.insert(0, here)
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except Exception as error:
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
         raise ConfigurationError(
             f"The module {name!r} cannot be imported from {here} (sys.path begins with"
-            f" {sys.path[0]!r}): {error}. Run the command in the directory that has the package in"
-            f" it, or install the package, and write it as in {_EXAMPLE}."
+            f" {sys.path[0]!r}): {kind}{error}. Run the command in the directory"
+            f" that has the package in it, or install the package, and write it as in {_EXAMPLE}."
         ) from error
 
 

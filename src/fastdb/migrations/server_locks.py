@@ -51,18 +51,19 @@ class PostgreSQLLock:
             ConfigurationError: There is a pooler in between.
         """
         if not self._prepared:
+            # Before anything is taken, which a pooler would give back to another connection.
+            self._refuse_pooler()
             _notice_death(self._connection)
             self._prepared = True
-        taken, process = self._row(
-            "SELECT pg_try_advisory_lock(:key), pg_backend_pid()", key=_MIGRATES
-        )
+        (taken,) = self._row("SELECT pg_try_advisory_lock(:key)", key=_MIGRATES)
+        return bool(taken)
+
+    def _refuse_pooler(self) -> None:
+        (process,) = self._row("SELECT pg_backend_pid()")
         # Both drivers know what they were told at connecting. A pooler tells them its own number.
         driver_connection: Any = self._connection.connection.driver_connection
         if process != driver_connection.info.backend_pid:
-            if taken:
-                self._row("SELECT pg_advisory_unlock(:key)", key=_MIGRATES)
             raise ConfigurationError(through_pooler("this one goes through a pooler"))
-        return bool(taken)
 
     def holder(self) -> str | None:
         """Describe who holds it; None if that cannot be seen."""
@@ -149,7 +150,7 @@ def through_pooler(what: str) -> str:
     return (
         f"Migrations hold a lock that belongs to one connection to the server, and {what}. Give"
         " them a Database with the server's own URL: `run(Database(DIRECT_URL), …)` in env.py,"
-        " `await upgrade(Database(DIRECT_URL))`."
+        " `async with Database(DIRECT_URL) as direct: await upgrade(direct)` in the app."
     )
 
 
