@@ -170,7 +170,7 @@ def test_serve_answers_until_interrupted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_under_load_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     """Ended in the middle, it stops the app and removes its files all the same."""
-    with running_demo(tmp_path, "--requests=1000000") as process:
+    with running_demo(tmp_path, "--requests=100000") as process:
         address = read_until(process, r"App: +(http://127\.0\.0\.1:\d+)")[1]
         read_until(process, "Load:")
         process.send_signal(number)
