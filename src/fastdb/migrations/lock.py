@@ -79,9 +79,12 @@ def one_at_a_time(connection: Connection, *, wait: float, stop: Event) -> Iterat
             )
         try:
             yield
-        except MigrationFailed:
+        except Stopped:
+            raise
+        except Exception:
             # Its own error is what counts, not that the others could not be told.
             with suppress(Exception):
+                connection.rollback()  # a block of Alembic's may have left its transaction open
                 lock.tell_failure()
             raise
     finally:

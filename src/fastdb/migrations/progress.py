@@ -1,31 +1,24 @@
 """What becomes of each revision: told when it is done, explained when it fails."""
 
 import logging
-import re
 import time
 from collections.abc import Callable
 from threading import Event
 from types import TracebackType
 from typing import Any
 
-from alembic.runtime.migration import MigrationInfo
+from alembic.runtime.migration import MigrationContext, MigrationInfo
 from sqlalchemy import Connection, event
-from sqlalchemy.exc import DBAPIError
 
-from fastdb.errors import MigrationFailed
+from fastdb.errors import MigrationFailed, TransactionFailed
 from fastdb.migrations.foreign_keys import Orphans, describe, orphans
+from fastdb.migrations.literals import reason
 from fastdb.migrations.requests import Stopped
+from fastdb.migrations.standing import Standing
 
 logger = logging.getLogger("fastdb.migrations")
 
 Show = Callable[[str], None]
-
-# MySQL commits before each of these, whatever becomes of it, and after it.
-_COMMITS = re.compile(
-    r"\s*(CREATE|ALTER|DROP|RENAME|TRUNCATE|GRANT|REVOKE|ANALYZE|OPTIMIZE|LOCK)\b", re.IGNORECASE
-)
-_CHANGES_NOTHING = re.compile(r"\s*(SELECT|SHOW|DESCRIBE|DESC|SET|PRAGMA|BEGIN)\b", re.IGNORECASE)
-_STATEMENT_LENGTH = 200
 
 
 class Progress:
@@ -49,34 +42,73 @@ class Progress:
         before: Orphans | None,
     ) -> None:
         self._connection = connection
-        self._version_table = version_table
         self._show = show
         self._stop = stop
         self._before = before
+        self._is_callers = connection.in_transaction()
         self._committing: MigrationInfo | None = None
+        self._together = 0  # how many revisions the transaction has in it that ran to their end
         self._is_between = True
         self._begun_at = time.perf_counter()
-        self._statements: list[str] = []
-        self._committed = 0  # how many of them an autocommit_block() has committed
+        self._standing = Standing(connection, version_table)
         event.listen(connection, "begin", self._begin)
-        event.listen(connection, "before_cursor_execute", self._execute)
 
     def applied(self, *, step: MigrationInfo, **_: Any) -> None:
         """Look at what a revision has done, before its COMMIT: Alembic's `on_version_apply`."""
-        if self._committing is not None:  # in a transaction of the caller's, one for all of them
+        if self._committing is not None:  # one transaction for all of them
             self._begin_revision()
         if self._before is not None:
             found = orphans(self._connection) - self._before
             if found:
-                raise _failed(
-                    step, f"it would leave foreign keys that refer to nothing: {describe(found)}",
-                    "It was rolled back.",
-                )  # fmt: skip
+                why = f"it would leave foreign keys that refer to nothing: {describe(found)}"
+                standing = self._standing()
+                remedy = self._remedy(standing) if standing else "It was rolled back."
+                raise _failed(step, why, remedy, standing)
         self._committing = step
+        self._together += 1
         self._is_between = True
 
     def end(self) -> None:
-        """Tell of the revision that was committed last."""
+        """Tell of the revision that was committed last, and look at the connection no longer."""
+        self._tell()
+        self._leave()
+
+    def explain(self, error: Exception) -> Exception:
+        """Return what to raise in the place of an error: one that names the revision, if it can."""
+        try:
+            if isinstance(error, MigrationFailed | Stopped):
+                return error
+            step = _step_of(error.__traceback__) or self._committing
+            if step is None or step.is_stamp:
+                return error
+            is_at_its_commit = self._committing is not None and _is_same(self._committing, step)
+            standing = self._standing()
+            remedy = self._remedy(standing, is_at_its_commit=is_at_its_commit)
+            return _failed(step, _reason(error), remedy, standing)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._committing = None
+        event.remove(self._connection, "begin", self._begin)
+        self._standing.leave()
+
+    def _begin(self, _: Connection) -> None:
+        if self._is_between:
+            self._together = 0
+            self._begin_revision()
+        else:  # the transaction that is in an autocommit_block(), or goes on after it
+            self._standing.commit()
+
+    def _begin_revision(self) -> None:
+        self._tell()
+        if self._stop.is_set():
+            raise Stopped
+        self._is_between = False
+        self._begun_at = time.perf_counter()
+        self._standing.clear()
+
+    def _tell(self) -> None:
         step, self._committing = self._committing, None
         if step is None or step.is_stamp:
             return
@@ -87,90 +119,71 @@ class Progress:
         )
         self._show(f"{before} -> {after}: {_title(step)}, {seconds:.2f} s")
 
-    def explain(self, error: Exception) -> Exception:
-        """Return what to raise in the place of an error: one that names the revision, if it can."""
-        if isinstance(error, MigrationFailed | Stopped):
-            return error
-        name, title = self._failed_revision(error)
-        if name is None:
-            return error
-        standing = self._standing()
-        return MigrationFailed(
-            f"Revision {name} ({title}) failed: {_words(error)}. {self._remedy(standing)}",
-            revision=name,
-            standing=standing,
-        )
-
-    def _begin(self, _: Connection) -> None:
-        if not self._is_between:
-            # The transaction that goes on after an autocommit_block(), or that is in it.
-            self._committed = len(self._statements)
-            return
-        self._begin_revision()
-
-    def _begin_revision(self) -> None:
-        self.end()
-        if self._stop.is_set():
-            raise Stopped
-        self._is_between = False
-        self._begun_at = time.perf_counter()
-        self._statements.clear()
-        self._committed = 0
-
-    def _execute(self, _: Connection, _cursor: Any, statement: str, *_more: Any) -> None:
-        if not _CHANGES_NOTHING.match(statement) and self._version_table not in statement:
-            self._statements.append(statement)
-
-    def _failed_revision(self, error: Exception) -> tuple[str | None, str]:
-        if self._committing is not None:
-            step = self._committing
-            return step.up_revision_id, _title(step)
-        module = _revision_module(error.__traceback__)
-        if module is None:
-            return None, ""
-        title = (module.get("__doc__") or "").strip().partition("\n")[0]
-        return str(module["revision"]), title
-
-    def _standing(self) -> tuple[str, ...]:
-        """Return what was committed of the revision that failed."""
-        mark = self._committed
-        if self._commits_ddl:
-            for at, statement in enumerate(self._statements):
-                if _COMMITS.match(statement):
-                    # Itself as well, unless it is the last one, which has failed.
-                    mark = min(at + 1, len(self._statements) - 1)
-        return tuple(_shortened(statement) for statement in self._statements[:mark])
-
-    @property
-    def _commits_ddl(self) -> bool:
-        return self._connection.dialect.name not in ("sqlite", "postgresql")
-
-    def _remedy(self, standing: tuple[str, ...]) -> str:
-        if self._committing is not None and self._connection.invalidated:
+    def _remedy(self, standing: tuple[str, ...], *, is_at_its_commit: bool = False) -> str:
+        if is_at_its_commit and self._connection.invalidated:
             return (
                 "The connection was lost during its COMMIT, so it may stand: `alembic current` says"
                 " whether it does, and running the upgrade again is right in either case."
             )
-        if not standing:
-            return "It was rolled back: mend it, and run the upgrade again."
-        because = (
-            "MySQL commits with each DDL statement"
-            if self._commits_ddl
-            else "of autocommit_block()"
-        )
+        said = self._what_stands(standing) if standing else self._rolled_back(is_at_its_commit)
+        if "CONCURRENTLY" in self._standing.failed().upper():
+            said += " PostgreSQL may have left an INVALID index, which is to be dropped first."
+        return said
+
+    def _rolled_back(self, is_at_its_commit: bool) -> str:
+        others = self._together - is_at_its_commit
+        if self._is_callers:
+            said = (
+                "It is in a transaction of the caller's, who is to roll back: mend it, and run the"
+                " upgrade again."
+            )
+        elif others > 0:
+            said = (
+                f"It was rolled back, and so were the {others} before it in the same transaction:"
+                " mend it, and run the upgrade again."
+            )
+            if is_at_its_commit:
+                said += " Any of them may be to blame, as it was their COMMIT that failed."
+        else:
+            said = "It was rolled back: mend it, and run the upgrade again."
+        if self._commits_ddl:
+            said += (
+                " If an earlier attempt was killed, its DDL may stand: compare the tables with the"
+                " revision."
+            )
+        return said
+
+    def _what_stands(self, standing: tuple[str, ...]) -> str:
+        if self._commits_ddl:
+            because = "MySQL commits with each DDL statement"
+        elif self._standing.ended_by_hand:
+            because = "of a COMMIT in the revision"
+        else:
+            because = "of autocommit_block()"
         listed = "".join(f"\n    {statement};" for statement in standing)
+        if self._standing.version_stands:
+            return (
+                f"As {because}, its version was committed, and so were these of its statements:"
+                f"{listed}\nDo by hand what is missing; or undo them, `alembic stamp` the revision"
+                " before, mend this one and run the upgrade again."
+            )
         return (
             f"The version is as before, but as {because}, these of its statements stand:{listed}\n"
             "Undo them by hand, mend the revision and run the upgrade again; or do by hand what is"
             " missing, and `alembic stamp` the revision."
         )
 
+    @property
+    def _commits_ddl(self) -> bool:
+        return self._connection.dialect.name not in ("sqlite", "postgresql")
 
-def _failed(step: MigrationInfo, why: str, remedy: str) -> MigrationFailed:
+
+def _failed(
+    step: MigrationInfo, why: str, remedy: str, standing: tuple[str, ...]
+) -> MigrationFailed:
     name = step.up_revision_id
-    return MigrationFailed(
-        f"Revision {name} ({_title(step)}) failed: {why}. {remedy}", revision=name
-    )
+    message = f"Revision {name} ({_title(step)}) failed: {why}. {remedy}"
+    return MigrationFailed(message, revision=name, standing=standing)
 
 
 def _title(step: MigrationInfo) -> str:
@@ -178,23 +191,28 @@ def _title(step: MigrationInfo) -> str:
     return str(doc or "no message")
 
 
-def _revision_module(traceback: TracebackType | None) -> dict[str, Any] | None:
-    """Return the names in the revision's file that an error came through, if it did."""
+def _step_of(traceback: TracebackType | None) -> MigrationInfo | None:
+    """Return the step that was under way when an error was raised."""
+    # Alembic tells of a step only when it is done, and not every error comes from its module.
     while traceback is not None:
-        names = traceback.tb_frame.f_globals
-        if {"revision", "down_revision"} <= names.keys():
-            return names
+        frame = traceback.tb_frame
+        if frame.f_code is MigrationContext.run_migrations.__code__ and "step" in frame.f_locals:
+            info: MigrationInfo = frame.f_locals["step"].info
+            return info
         traceback = traceback.tb_next
     return None
 
 
-def _words(error: Exception) -> str:
-    """Say what went wrong, without the values of the rows."""
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    first = str(cause).strip().partition("\n")[0].strip().rstrip(".")
-    return f"{type(cause).__name__}: {first}" if first else type(cause).__name__
+def _is_same(one: MigrationInfo, other: MigrationInfo) -> bool:
+    return (one.source_revision_ids, one.destination_revision_ids) == (
+        other.source_revision_ids,
+        other.destination_revision_ids,
+    )
 
 
-def _shortened(statement: str) -> str:
-    words = " ".join(statement.split())
-    return words if len(words) <= _STATEMENT_LENGTH else words[:_STATEMENT_LENGTH] + " …"
+def _reason(error: Exception) -> str:
+    if not isinstance(error, TransactionFailed) or error.__cause__ is None:
+        return reason(error)
+    # COMMIT was refused, as a statement had failed; in autocommit_block() while its error goes on.
+    was_caught = error.__context__ is None
+    return reason(error.__cause__) + " (its error was caught, so COMMIT was refused)" * was_caught
