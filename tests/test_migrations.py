@@ -272,6 +272,7 @@ def noting(logger: logging.Logger) -> Iterator[list[str]]:
         logger.setLevel(level)
 
 
+@pytest.mark.faults
 @one_of_each
 def test_eight_workers_start_at_once(project: Path, backend: Backend) -> None:
     """On an empty database one worker runs each revision, all serve, and their logs go on."""
@@ -286,6 +287,7 @@ def test_eight_workers_start_at_once(project: Path, backend: Backend) -> None:
     assert "ERROR" not in workers.log()
 
 
+@pytest.mark.faults
 @one_of_each
 def test_worker_is_killed_while_it_migrates(project: Path, backend: Backend, gate: Path) -> None:
     """SIGKILL in the middle of a revision frees the lock: another worker does it, and all serve."""
