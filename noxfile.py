@@ -72,11 +72,11 @@ if MISSING and "_ARGCOMPLETE" not in os.environ:
     print(f"NOT TESTED: Python {', '.join(MISSING)} not found on this machine", file=sys.stderr)
 if MAIN not in PYTHONS:
     MAIN = PYTHONS[-1]
-OLDEST, NEWEST = PYTHONS[0], PYTHONS[-1]
+OLDEST = PYTHONS[0]
 
 # The tests of faults take minutes, and run with the newest of everything, on the Python that
-# measures coverage and on the newest one. What older drivers and Python 3.11 do when they are
-# cancelled is their own affair: see docs/reliability.md.
+# measures coverage. What older drivers and Python 3.11 do when they are cancelled is their own
+# affair: see docs/reliability.md.
 WITHOUT_FAULTS = ("-m", "not faults")
 
 # What is quick comes first, and the coverage after the tests that measure it.
@@ -102,8 +102,6 @@ def tests(session: nox.Session) -> None:
     if session.python == MAIN:
         session.run("coverage", "erase")
         session.run("coverage", "run", "-m", "pytest", *pytest_arguments(session))
-    elif session.python == NEWEST:
-        session.run("pytest", *pytest_arguments(session))
     else:
         session.run("pytest", *WITHOUT_FAULTS, *pytest_arguments(session))
 
