@@ -4,9 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 
 import pytest
 from alembic import command
@@ -16,11 +14,10 @@ from sqlalchemy import inspect, text
 
 import shop_project
 from backends import Backend
-from fastdb import Database, MigrationFailed
+from fastdb import ConfigurationError, Database, MigrationFailed
 from fastdb.migrations import current, server_locks, upgrade
 from fastdb.migrations.literals import readable
-from fastdb.migrations.lock import one_at_a_time
-from shop_project import add_revision, edit, wait_until
+from shop_project import add_revision, edit, remove
 
 REVISION = '''"""first"""
 
@@ -224,6 +221,13 @@ async def test_failed_check_of_foreign_keys_names_the_revision(project: Path, db
     assert str(failed).endswith(ROLLED_BACK)
 
 
+@on_sqlite
+async def test_what_the_code_lacks_is_named(project: Path, db: Database) -> None:
+    """Autogenerate imports no types of the user's: which one is missing is no secret."""
+    failed = await failure_of(project, db, up='op.add_column("things", shop.types.Exact())')
+    assert "failed: NameError: name 'shop' is not defined. " in str(failed)
+
+
 @pytest.mark.backends("sqlite-file", "postgresql-psycopg", "mysql-aiomysql")
 async def test_failed_callback_names_the_revision(
     project: Path, db: Database, caplog: pytest.LogCaptureFixture
@@ -235,42 +239,74 @@ async def test_failed_callback_names_the_revision(
     failed = await failure(project, db)
     assert failed.revision == "first"
     assert "failed: ZeroDivisionError: division by zero. " in str(failed)
-    assert "base -> first" not in caplog.text
+    assert "base -> first: first," not in caplog.text
 
 
-@pytest.mark.backends("sqlite-file", "postgresql-psycopg", "mysql-aiomysql")
-def test_who_waits_is_told_of_each_failure(
-    backend: Backend, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also of one that leaves a transaction open, as Alembic does in an autocommit_block()."""
-    monkeypatch.setattr(server_locks, "_TELL_SECONDS", 2.0)
-    caplog.set_level(logging.INFO, "fastdb.migrations")
-    db = Database(backend.url)
+# --- What cannot be done ----------------------------------------------------------------------
 
-    def wait() -> None:
-        with (
-            db.sync.engine.connect() as connection,
-            one_at_a_time(connection, wait=20, stop=Event()),
-        ):
-            pytest.fail("it was not told")
 
-    def fail() -> None:
-        with (
-            db.sync.engine.connect() as connection,
-            one_at_a_time(connection, wait=0, stop=Event()),
-        ):
-            waiting.append(pool.submit(wait))
-            wait_until(lambda: "waiting" in caplog.text)
-            connection.begin()
-            raise LookupError
+ASKS_FOR_ITSELF = "ConfigurationError: env.py or a revision asks for migrations itself"
 
-    waiting: list[Future[None]] = []
-    with ThreadPoolExecutor() as pool:
-        with pytest.raises(LookupError):
-            fail()
-        with pytest.raises(MigrationFailed, match="Another worker"):
-            waiting[0].result(50)
-    db.sync.engine.dispose()
+
+@on_sqlite
+@pytest.mark.parametrize(
+    "call", ["{}_sync({}, {})", "asyncio.run({}({}, {}))"], ids=["sync", "async"]
+)
+async def test_revision_that_asks_for_migrations(project: Path, db: Database, call: str) -> None:
+    """It would wait for itself, in whichever thread."""
+    asking = call.format("current", 'Database("sqlite://")', 'script_location="migrations"')
+    up = f"""
+    import asyncio
+    from fastdb import Database
+    from fastdb.migrations import current, current_sync
+
+    {asking.replace(", script", ", script")}
+    """
+    failed = await failure_of(project, db, up)
+    assert ASKS_FOR_ITSELF in str(failed)
+    assert await version(project, db) == ("first",)
+
+
+@on_sqlite
+def test_revision_that_asks_for_migrations_in_alembics_command(project: Path) -> None:
+    """Where the command has not come from here, too."""
+    edit(project / "migrations" / "env.py", "run(None, None)", "run(Database('sqlite://'), None)")
+    edit(project / "migrations" / "env.py", "\nfrom", "\nfrom fastdb import Database\nfrom")
+    up = """
+    from fastdb import Database
+    from fastdb.migrations import current_sync
+
+    current_sync(Database("sqlite://"), script_location="migrations")
+    """
+    add_revision(project, "half", after="first", up=up)
+    config = Config()
+    config.set_main_option("script_location", str(project / "migrations"))
+    with pytest.raises(MigrationFailed, match=ASKS_FOR_ITSELF):
+        command.upgrade(config, "head")
+
+
+@on_sqlite
+async def test_two_databases_in_one_folder(project: Path, db: Database) -> None:
+    """The second one would be given the revisions of the first."""
+    edit(project / "migrations" / "env.py", "run(None, None)", "run(None, None)\nrun(None, None)")
+    with pytest.raises(ConfigurationError, match=r"calls `run\(\)` twice"):
+        await upgrade(db, script_location=str(project / "migrations"))
+
+
+@on_sqlite
+def test_two_databases_in_one_folder_by_alembics_command(project: Path) -> None:
+    """It knows nothing of `upgrade`, and is refused with the same words."""
+    databases = "\n".join(f"run(Database('sqlite:///{project}/{name}.db'), None)" for name in "ab")
+    edit(project / "migrations" / "env.py", "run(None, None)", databases)
+    edit(project / "migrations" / "env.py", "\nfrom", "\nfrom fastdb import Database\nfrom")
+    config = Config()
+    config.set_main_option("script_location", str(project / "migrations"))
+    with pytest.raises(ConfigurationError, match=r"calls `run\(\)` twice"):
+        command.upgrade(config, "head")
+    assert not (project / "b.db").exists()
+
+
+# --- COMMIT -----------------------------------------------------------------------------------
 
 
 @on_postgresql
@@ -285,8 +321,8 @@ async def test_failed_commit_is_not_shown_as_done(
     """
     failed = await failure_of(project, db, up)
     assert "UniqueViolation: duplicate key value violates unique constraint" in str(failed)
-    assert "base -> first" in caplog.text
-    assert "first -> half" not in caplog.text
+    assert "base -> first: first," in caplog.text
+    assert "first -> half: half," not in caplog.text
 
 
 @on_mysql
@@ -347,8 +383,11 @@ async def test_commit_by_hand(project: Path, db: Database) -> None:
 
 
 @on_postgresql
-async def test_one_transaction_for_all_revisions(project: Path, db: Database) -> None:
+async def test_one_transaction_for_all_revisions(
+    project: Path, db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     """The one that failed is blamed, and not the one before it, which was rolled back with it."""
+    caplog.set_level(logging.INFO, "fastdb.migrations")
     edit(
         project / "migrations" / "env.py",
         "run(None, None)",
@@ -360,6 +399,11 @@ async def test_one_transaction_for_all_revisions(project: Path, db: Database) ->
         " before it in the same transaction: mend it, and run the upgrade again."
     )
     assert await tables(db) <= {"alembic_version"}
+    assert "base -> first: first," not in caplog.text
+
+    remove(project / "migrations" / "versions" / "half.py")
+    await upgrade(db, script_location=str(project / "migrations"))
+    assert "base -> first: first," in caplog.text
 
 
 @on_postgresql

@@ -7,6 +7,7 @@ import re
 import signal
 import sqlite3
 import sys
+import textwrap
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -159,18 +160,35 @@ async def test_imported_tests_find_what_is_wrong(project: Path, db: Database) ->
 
 
 @pytest.mark.backends("sqlite-file")
+async def test_imported_tests_compare_what_is_in_the_tables(
+    project: Path, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second upgrade that makes another column has the same tables by name only."""
+    monkeypatch.setenv("SHOP_COLUMN", "one")
+    up = """
+    import os
+
+    op.add_column("owners", sa.Column(os.environ["SHOP_COLUMN"], sa.Integer))
+    os.environ["SHOP_COLUMN"] = "two"
+    """
+    add_revision(project, "column", after=last(project), up=up)
+    with pytest.raises(AssertionError, match=r"(?s)makes other tables:\s+owners: .*one.*two"):
+        await asyncio.to_thread(migration_tests.test_upgrade_downgrade_upgrade, Migrations(db))
+
+
+@pytest.mark.backends("sqlite-file")
 def test_sync_commands(project: Path, backend: Backend) -> None:
     """Scripts have the same commands without `await`."""
     db = Database(backend.url)
     with db.sync:
-        names = pending_sync(db)
-        assert current_sync(db) == ()
-        with pytest.raises(NotAtHead):
-            check_at_head_sync(db)
         opened: list[object] = []
         closed: list[object] = []
         event.listen(db.sync.engine, "connect", lambda connection, _: opened.append(connection))
         event.listen(db.sync.engine, "close", lambda connection, _: closed.append(connection))
+        names = pending_sync(db)
+        assert current_sync(db) == ()
+        with pytest.raises(NotAtHead):
+            check_at_head_sync(db)
         upgrade_sync(db)
         # What was set for the session that migrates ends with it.
         assert len(opened) == 1
@@ -185,17 +203,26 @@ def test_sync_commands(project: Path, backend: Backend) -> None:
 
 
 def test_alembic_commands(project: Path) -> None:
-    """They work as Alembic's users know them; each revision is shown on one line."""
+    """They work as Alembic's users know them; each revision is shown as it begins and ends."""
     said = alembic(project, "upgrade", "head")
-    assert re.fullmatch(
-        r"base -> \w+: articles, \d+\.\d\d s\n(?:\w+ -> \w+: \w+, \d+\.\d\d s\n){4}", said
-    ), said
+    both = r"(\w+ -> \w+: {}) \.\.\.\n\{}, \d+\.\d\d s\n"
+    shown = "".join(both.format(name, number) for number, name in enumerate(REVISIONS, 1))
+    assert re.fullmatch(shown, said), said
     remove(*lock_files(project))
     assert alembic(project, "current") == f"{last(project)} (head)\n"
     assert "No new upgrade operations detected." in alembic(project, "check")
     assert alembic(project, "upgrade", "head") == ""
     assert not lock_files(project)  # none of these has anything to change
-    assert len(alembic(project, "downgrade", "base").splitlines()) == len(REVISIONS)
+    assert len(alembic(project, "downgrade", "base").splitlines()) == 2 * len(REVISIONS)
+
+
+@one_of_each
+async def test_version_table_alone(project: Path, db: Database, backend: Backend) -> None:
+    """`alembic ensure_version` makes it, though no revision is run."""
+    url = {"SHOP_URL": backend.url}
+    await asyncio.to_thread(alembic, project, "ensure_version", environment=url)
+    assert await tables(db) == {"alembic_version"}
+    assert await current(db) == ()
 
 
 def test_sql_without_a_database(project: Path) -> None:
@@ -204,6 +231,17 @@ def test_sql_without_a_database(project: Path) -> None:
     said = alembic(project, "upgrade", "head", "--sql", environment=url)
     assert said.count("BEGIN;") == said.count("COMMIT;") == len(REVISIONS)
     assert "ALTER TABLE articles RENAME name TO title;" in said
+
+
+def test_sql_for_sqlite(project: Path) -> None:
+    """Foreign keys are off while tables are rebuilt, and looked after, as in a real run."""
+    said = alembic(project, "upgrade", f"{last(project)}:head", "--sql")
+    assert said.split("\n\n") == [
+        "PRAGMA foreign_keys = OFF;",
+        "\nPRAGMA foreign_key_check;",
+        "PRAGMA foreign_keys = ON;",
+        "\n",
+    ]
 
 
 @one_of_each
@@ -256,6 +294,43 @@ async def test_password_with_percent(project: Path, url_with_percent: URL) -> No
         await check_at_head(db)
 
 
+@pytest.mark.backends("sqlite-file")
+async def test_folder_inside_of_a_package(project: Path, db: Database) -> None:
+    """It is found from wherever the app is started."""
+    copy_project(project / "migrations", project / "shop" / "migrations")
+    await upgrade(db, script_location="shop:migrations")
+    assert await current(db) == (last(project),)
+
+
+# --- Time limits ------------------------------------------------------------------------------
+
+
+@pytest.mark.backends("postgresql-psycopg")
+async def test_a_statement_of_a_migration_may_take_long(project: Path, backend: Backend) -> None:
+    """Longer than one of the app's."""
+    add_revision(project, "slow", after=last(project), up='op.execute("SELECT pg_sleep(0.6)")')
+    async with Database(backend.url, timeouts=Timeouts(statement=0.3)) as db:
+        await upgrade(db)
+        await check_at_head(db)
+
+
+@pytest.mark.backends("postgresql-psycopg")
+async def test_a_migration_does_not_wait_long_for_a_table(project: Path, db: Database) -> None:
+    """All who come after it would wait, too; env.py says for how long."""
+    await upgrade(db)
+    environment = project / "migrations" / "env.py"
+    edit(environment, "Base.metadata)", "Base.metadata, timeouts=Timeouts(lock=0.3))")
+    edit(environment, "from shop", "from fastdb import Timeouts\nfrom shop")
+    add_revision(
+        project, "more", after=last(project), up='op.execute("ALTER TABLE owners ADD x INT")'
+    )
+    async with db.session() as session:
+        await session.execute(text("LOCK TABLE owners IN SHARE MODE"))
+        with pytest.raises(MigrationFailed, match=r"Revision more .*lock timeout"):
+            await asyncio.wait_for(upgrade(db), 4)
+    await upgrade(db)
+
+
 # --- Several workers --------------------------------------------------------------------------
 
 
@@ -273,6 +348,8 @@ def noting(logger: logging.Logger) -> Iterator[list[str]]:
 
 
 @pytest.mark.faults
+@pytest.mark.crowd
+@pytest.mark.timeout(180)  # eight processes start
 @one_of_each
 def test_eight_workers_start_at_once(project: Path, backend: Backend) -> None:
     """On an empty database one worker runs each revision, all serve, and their logs go on."""
@@ -288,23 +365,29 @@ def test_eight_workers_start_at_once(project: Path, backend: Backend) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.crowd
+@pytest.mark.timeout(180)  # eight processes start
 @one_of_each
 def test_worker_is_killed_while_it_migrates(project: Path, backend: Backend, gate: Path) -> None:
-    """SIGKILL in the middle of a revision frees the lock: another worker does it, and all serve."""
-    with uvicorn_workers(project, backend.url, count=4, gate=gate) as workers:
+    """SIGKILL amid a revision's DDL frees the lock: another worker does it, and all serve.
+
+    That they serve is logged by `uvicorn.error`, which migrations leave on.
+    """
+    with uvicorn_workers(project, backend.url, count=8, gate=gate) as workers:
         wait_until((gate / "entered").exists)
-        workers.wait_until(lambda log: log.count("Another worker migrates") == 3)
+        workers.wait_until(lambda log: log.count("Another worker migrates") == 7)
         victim = int((gate / "entered").read_text())
         os.kill(victim, signal.SIGKILL)
         open_gate(gate)
         # Uvicorn starts another one in its place.
-        workers.wait_until(lambda log: log.count("Application startup complete.") == 4)
+        workers.wait_until(lambda log: log.count("Application startup complete.") == 8)
         assert httpx.get(f"{workers.url}/titles", trust_env=False).json() == ["chair"]
     runs = re.findall(r"^(\d+) fastdb.migrations \w+ -> \w+: (\w+),", workers.log(), re.MULTILINE)
     assert sorted(name for _, name in runs) == sorted(REVISIONS)
-    assert {process for process, name in runs if name in ("data", "rename")}.isdisjoint(
-        {str(victim)}
-    )
+    after = {process for process, name in runs if name in ("data", "rename")}
+    assert len(after) == 1
+    assert str(victim) not in after
+    assert "ERROR" not in workers.log()
 
 
 @pytest.mark.backends("postgresql-psycopg")
@@ -354,6 +437,22 @@ async def test_waiting_ends_and_names_the_holder(
     await check_at_head(db)
 
 
+@pytest.mark.backends("sqlite-file")
+async def test_a_revision_is_named_while_it_runs(
+    project: Path, db: Database, gate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may take long: the log says at once which one it is, and that the one before is done."""
+    monkeypatch.setenv("SHOP_GATE", str(gate))
+    with noting(logging.getLogger("fastdb.migrations")) as notes:
+        upgrading = asyncio.create_task(upgrade(db))
+        await asyncio.to_thread(wait_until, (gate / "entered").exists)
+        told = [re.sub(r"^.*: |, [\d.]+ s$", "", note) for note in notes]
+        open_gate(gate)
+        await upgrading
+    expected = [line for name in REVISIONS[:3] for line in (f"{name} ...", name)]
+    assert told == [*expected, "data ..."]
+
+
 @one_of_each
 async def test_workers_that_waited_do_not_repeat_what_failed(
     project: Path, db: Database, backend: Backend, gate: Path
@@ -392,13 +491,15 @@ async def test_nothing_is_locked_at_head(project: Path, db: Database, backend: B
         for engine in engines:
             event.listen(engine, "before_cursor_execute", lambda *of: statements.append(of[2]))
             event.listen(engine, "connect", lambda *of: connections.append(of[0]))
-        async with another.read_engine.connect():
+        async with another.engine.connect():
             pass  # SQLAlchemy asks who the server is when it first connects
         statements.clear()
         await upgrade(another)
         assert len(statements) <= 2, statements
+        async with another.session() as session:  # which finds it in its pool
+            await session.execute(text("SELECT 1"))
         assert len(connections) == 1
-        assert not another._twin
+        assert not another.supply.twin
     assert not lock_files(project.parent)
 
 
@@ -439,6 +540,52 @@ async def test_cancelled_while_another_one_migrates(
             await upgrading
         open_gate(gate)
         assert await asyncio.to_thread(other.wait, 30) == 0
+    await check_at_head(db)
+
+
+@one_of_each
+async def test_program_that_ends_while_a_revision_runs(
+    project: Path, db: Database, backend: Backend, gate: Path
+) -> None:
+    """`asyncio.run()` cancels what is left over: the process lasts until the revision has ended."""
+    code = """
+    import asyncio, os, pathlib
+    from fastdb.migrations import upgrade
+    from shop.models import db
+
+    gate = pathlib.Path(os.environ["SHOP_GATE"])
+
+    async def migrate():
+        async with db:
+            try:
+                await upgrade(db)
+            finally:
+                print((gate / "open").exists())
+
+    async def open_once_cancelled():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(50):  # the other one has been told, too, and must still be waiting
+                await asyncio.sleep(0)
+            (gate / "open").touch()
+
+    async def main():
+        tasks.extend(asyncio.create_task(each()) for each in (migrate, open_once_cancelled))
+        while not (gate / "entered").exists():
+            await asyncio.sleep(0.01)
+
+    tasks = []
+    asyncio.run(main())
+    print(*(task.cancelled() for task in tasks))
+    """
+    environment = {"SHOP_URL": backend.url, "SHOP_GATE": str(gate)}
+    said = await asyncio.to_thread(
+        python, project, "-c", textwrap.dedent(code), environment=environment
+    )
+    assert (said.stdout, said.stderr) == ("True\nTrue True\n", "")
+    assert await pending(db) == (last(project),)
+    await upgrade(db, wait=0)
     await check_at_head(db)
 
 
@@ -623,26 +770,72 @@ async def test_revision_that_leaves_orphans_is_rolled_back(project: Path, db: Da
         assert await session.scalar(text("SELECT count(*) FROM owners")) == 1
 
 
+def without_foreign_keys(backend: Backend, statement: str) -> None:
+    """Do what another program may, on SQLite."""
+    path = make_url(backend.url).database
+    assert path is not None
+    with closing(sqlite3.connect(path)) as plain, plain:
+        plain.execute(statement)
+
+
 @pytest.mark.backends("sqlite-file")
 async def test_orphans_from_before_are_no_revisions_fault(
     project: Path, db: Database, backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A database that was used without foreign keys can be migrated; the log says what is amiss."""
     await upgrade(db)
-    path = make_url(backend.url).database
-    assert path is not None
-
-    def make_orphan() -> None:
-        with closing(sqlite3.connect(path)) as plain, plain:
-            plain.execute("DELETE FROM owners")
-
-    await asyncio.to_thread(make_orphan)
-    add_revision(
-        project, "more", after=last(project), up='op.execute("CREATE TABLE more (id INT)")'
-    )
+    await asyncio.to_thread(without_foreign_keys, backend, "DELETE FROM owners")
+    add_revision(project, "child", after=last(project), up='op.rename_table("articles", "goods")')
+    add_revision(project, "parent", after="child", up='op.rename_table("owners", "people")')
     await upgrade(db)
-    assert "more" in await tables(db)
+    assert {"goods", "people"} <= await tables(db)
     assert "Before any revision: 1 row(s) of articles refer to no row of owners" in caplog.messages
+    both = 'op.rename_table("goods", "wares")\nop.rename_table("people", "persons")'
+    back = 'op.rename_table("persons", "people")\nop.rename_table("wares", "goods")'
+    add_revision(project, "both", after="parent", up=both, down=back)
+    await upgrade(db)
+    await downgrade(db, "parent")
+    remove(project / "migrations" / "versions" / "both.py")
+    up = """
+    op.execute("INSERT INTO goods (id, title, owner_id) VALUES (2, 'table', 2)")
+    op.rename_table("goods", "articles")
+    """
+    add_revision(project, "worse", after="parent", up=up)
+    with pytest.raises(MigrationFailed, match=r"2 row\(s\) of articles refer to no row of people"):
+        await upgrade(db)
+    up = """
+    op.execute("CREATE TABLE parents (id INTEGER PRIMARY KEY)")
+    op.execute("CREATE TABLE children (parent INTEGER REFERENCES parents)")
+    op.execute("INSERT INTO children VALUES (1)")
+    op.drop_table("goods")
+    """
+    remove(project / "migrations" / "versions" / "worse.py")
+    add_revision(project, "other", after="parent", up=up)
+    with pytest.raises(MigrationFailed, match=r"1 row\(s\) of children refer to no row of parents"):
+        await upgrade(db)
+
+
+@pytest.mark.backends("sqlite-file")
+async def test_orphans_of_a_table_that_refers_to_itself(
+    project: Path, db: Database, backend: Backend
+) -> None:
+    """To rename it renames both ends of its foreign key, and makes nobody an orphan."""
+    made = "CREATE TABLE nodes (id INTEGER PRIMARY KEY, above INTEGER REFERENCES nodes)"
+    add_revision(project, "nodes", after=last(project), up=f'op.execute("{made}")')
+    await upgrade(db)
+    await asyncio.to_thread(without_foreign_keys, backend, "INSERT INTO nodes VALUES (1, 9)")
+    add_revision(project, "name", after="nodes", up='op.rename_table("nodes", "places")')
+    up = """
+    with op.batch_alter_table("places", recreate="always") as batch:
+        batch.add_column(sa.Column("title", sa.String(50)))
+    """
+    add_revision(project, "rebuild", after="name", up=up)
+    await upgrade(db)
+    add_revision(
+        project, "more", after="rebuild", up='op.execute("INSERT INTO places VALUES (2, 9, NULL)")'
+    )
+    with pytest.raises(MigrationFailed, match=r"1 row\(s\) of places refer to no row of places"):
+        await upgrade(db)
 
 
 # --- What cannot work -------------------------------------------------------------------------
@@ -833,7 +1026,7 @@ async def test_two_databases_at_a_time(project: Path, db: Database, tmp_path: Pa
 
 
 def test_progress_is_shown_on_a_terminal(project: Path) -> None:
-    """A script whose logging is not set up shows a line for each revision where somebody looks."""
+    """A script whose logging is not set up shows how far it is where somebody looks."""
     code = (
         "from fastdb.migrations import upgrade_sync; from shop.models import db; upgrade_sync(db)"
     )
@@ -841,7 +1034,8 @@ def test_progress_is_shown_on_a_terminal(project: Path) -> None:
     try:
         said = python(project, "-c", code, stderr=terminal)
         assert said.returncode == 0
-        assert os.read(controller, 10_000).decode().count(" s\r\n") == len(REVISIONS)
+        shown = os.read(controller, 10_000).decode()
+        assert shown.count(" ...\r\n") == shown.count(" s\r\n") == len(REVISIONS)
     finally:
         os.close(controller)
         os.close(terminal)

@@ -7,6 +7,7 @@ goes on until the revision that runs has ended: no further one begins, and the l
 import asyncio
 import logging
 from collections.abc import Callable
+from contextvars import copy_context
 from threading import Event
 from typing import TypeVar
 
@@ -111,7 +112,7 @@ def upgrade_sync(
 ) -> None:
     """Do what `upgrade` does, in a script."""
     project = Project.load(config, script_location, Event())
-    if not project.is_at(_current_sync(db, project), revision):
+    if not project.is_at(project.current_of(db), revision):
         project.upgrade(Order(db, wait), revision)
 
 
@@ -125,7 +126,7 @@ def downgrade_sync(
 ) -> None:
     """Do what `downgrade` does, in a script."""
     project = Project.load(config, script_location, Event())
-    if not project.is_at(_current_sync(db, project), revision):
+    if not project.is_at(project.current_of(db), revision):
         project.downgrade(Order(db, wait), revision)
 
 
@@ -133,7 +134,7 @@ def current_sync(
     db: Database, *, config: ConfigSource | None = None, script_location: str | None = None
 ) -> tuple[str, ...]:
     """Do what `current` does, in a script."""
-    return _current_sync(db, Project.load(config, script_location, Event()))
+    return Project.load(config, script_location, Event()).current_of(db)
 
 
 def pending_sync(
@@ -141,7 +142,7 @@ def pending_sync(
 ) -> tuple[str, ...]:
     """Do what `pending` does, in a script."""
     project = Project.load(config, script_location, Event())
-    return project.pending(_current_sync(db, project))
+    return project.pending(project.current_of(db))
 
 
 def check_at_head_sync(
@@ -149,18 +150,13 @@ def check_at_head_sync(
 ) -> None:
     """Do what `check_at_head` does, in a script."""
     project = Project.load(config, script_location, Event())
-    project.check(_current_sync(db, project))
+    project.check(project.current_of(db))
 
 
 async def _current(db: Database, project: Project) -> tuple[str, ...]:
     # On the app's own pool, where the connection stays for the first request.
-    async with db.read_engine.connect() as connection:
+    async with db.engine.connect() as connection:
         return await connection.run_sync(project.current)
-
-
-def _current_sync(db: Database, project: Project) -> tuple[str, ...]:
-    with db.sync.read_engine.connect() as connection:
-        return project.current(connection)
 
 
 async def _in_thread(work: Callable[[Event], T]) -> T:
@@ -170,19 +166,22 @@ async def _in_thread(work: Callable[[Event], T]) -> T:
     lock that nobody frees until the server notices.
     """
     stop = Event()
-    task = asyncio.create_task(asyncio.to_thread(work, stop))
+    # Not a task, as `to_thread()` makes one: `asyncio.run()` cancels all tasks that are left.
+    context = copy_context()
+    loop = asyncio.get_running_loop()
+    done = loop.run_in_executor(None, lambda: context.run(work, stop))
     try:
-        return await asyncio.shield(task)
+        return await asyncio.shield(done)
     except asyncio.CancelledError:
         stop.set()
         # Shielded from anyio's scopes, which cancel again at every further await.
         with CancelScope(shield=True):
-            while not task.done():
+            while not done.done():
                 try:
-                    await asyncio.wait({task})
+                    await asyncio.wait({done})
                 except asyncio.CancelledError:
                     continue
-        failure = None if task.cancelled() else task.exception()
+        failure = None if done.cancelled() else done.exception()
         if failure is not None and not isinstance(failure, Stopped):
             logger.warning("Failed while the caller was cancelled: %s", failure)
         raise

@@ -15,13 +15,18 @@ from sqlalchemy import Connection, MetaData
 
 from fastdb.database import Database
 from fastdb.errors import ConfigurationError, MigrationLocked
+from fastdb.migrations.changing import alone, connected
 from fastdb.migrations.foreign_keys import foreign_keys_off
-from fastdb.migrations.lock import one_at_a_time
 from fastdb.migrations.progress import Progress
-from fastdb.migrations.requests import ATTRIBUTE, Order, Question
-from fastdb.migrations.server_locks import through_pooler
-from fastdb.options import TIMEOUTS_OPTION, Timeouts
-from fastdb.sqlite.intent import BEGIN_OPTION
+from fastdb.migrations.requests import (
+    ATTRIBUTE,
+    Order,
+    Question,
+    Settings,
+    VersionTable,
+    inside,
+)
+from fastdb.options import Timeouts
 
 logger = logging.getLogger("fastdb.migrations")
 
@@ -30,7 +35,6 @@ LIMITS = Timeouts(statement=None, lock=5, idle_in_transaction=None)
 for a table stops all who come after, so not for long."""
 
 WAIT_SECONDS = 60.0
-VERSION_TABLE = "alembic_version"
 
 
 def run(
@@ -65,54 +69,58 @@ def run(
     """
     config = context.config
     request = config.attributes.get(ATTRIBUTE)
+    _refuse_second_call(request)
+    settings = Settings(options, wait, timeouts)
     if isinstance(request, Question):
-        request.target_metadata, request.options = target_metadata, options
+        request.answer = settings
         return
     order = request if isinstance(request, Order) else Order(db)
     options = {"target_metadata": target_metadata, "compare_type": True} | options
     if context.is_offline_mode():
         _write_sql(order.db, options)
         return
-    with _short_errors_for_commands(config):
+    with _short_errors_for_commands(config), inside():
         given = config.attributes.get("connection")
         if given is not None:
             _run_on(given, options, order.stop, changes=_destination_is_given())
-            return
-        with _connected(order.db, timeouts) as connection:
-            if not _will_change(connection, options):
-                _run_on(connection, options, order.stop, changes=False)
-                return
-            _make_fit_for_changes(connection, order.db)
-            limit = wait if order.wait is None else order.wait
-            with one_at_a_time(connection, wait=limit, stop=order.stop):
-                _run_on(connection, options, order.stop, changes=True)
+        elif order.connection is not None:
+            _run_on(order.connection, options, order.stop, changes=True)
+        else:
+            _run_alone(order, settings, options)
 
 
-@contextmanager
-def _connected(db: Database, timeouts: Timeouts) -> Iterator[Connection]:
-    twin = db.sync
-    options = {} if twin.transaction_pooler else {TIMEOUTS_OPTION: timeouts}
-    with twin.engine.connect().execution_options(**options) as connection:
+def _refuse_second_call(request: object) -> None:
+    if isinstance(request, Question):
+        is_second = request.answer is not None
+    else:
         try:
-            yield connection
-        finally:
-            # Closed and not kept: what is set for its session, locks included, ends with it.
-            connection.invalidate()
+            context.get_context()
+        except Exception:  # noqa: BLE001 - Alembic's own is no finer, while nothing is configured
+            is_second = False
+        else:
+            is_second = True
+    if is_second:
+        raise ConfigurationError(
+            "env.py calls `run()` twice. Each database has a folder of its own: `fastdb init"
+            " … --name audit --folder audit_migrations`."
+        )
 
 
-def _make_fit_for_changes(connection: Connection, db: Database) -> None:
-    if db.sync.transaction_pooler:
-        raise ConfigurationError(through_pooler("this Database goes through a transaction pooler"))
-    if connection.dialect.name == "sqlite":
-        # A transaction that reads the version and then writes must not meet another writer between.
-        connection.execution_options(**{BEGIN_OPTION: "immediate"})
+def _run_alone(order: Order, settings: Settings, options: dict[str, Any]) -> None:
+    with (
+        connected(order.db, settings) as connection,
+        alone(
+            connection, order, settings, lambda: _will_change(connection, settings.options)
+        ) as changes,
+    ):
+        _run_on(connection, options, order.stop, changes=changes)
 
 
 def _run_on(connection: Connection, options: dict[str, Any], stop: Event, *, changes: bool) -> None:
     with foreign_keys_off(connection) if changes else nullcontext() as before:
         progress = Progress(
             connection,
-            version_table=options.get("version_table", VERSION_TABLE),
+            version_table=options.get("version_table", VersionTable().name),
             show=_show,
             stop=stop,
             before=before,
@@ -120,6 +128,7 @@ def _run_on(connection: Connection, options: dict[str, Any], stop: Event, *, cha
         configured: dict[str, Any] = _ways_of(connection.dialect.name) | options
         configured["on_version_apply"] = [*_theirs(options), progress.applied]
         context.configure(connection=connection, **configured)
+        _announce(progress)
         try:
             with context.begin_transaction():
                 context.run_migrations()
@@ -129,6 +138,17 @@ def _run_on(connection: Connection, options: dict[str, Any], stop: Event, *, cha
                 raise
             raise explained from error
         progress.end()
+        if not progress.is_callers and connection.in_transaction():
+            connection.commit()  # what is no revision, as `alembic ensure_version` makes a table
+
+
+def _announce(progress: Progress) -> None:
+    """Let Alembic's way through the revisions lead past `progress`."""
+    # Alembic itself tells of a revision only when it is done. What it is about to do is given by
+    # a function of the command's, which configure() would take from us, too, and shows nobody.
+    migration: Any = context.get_context()
+    steps = migration._migrations_fn  # noqa: SLF001
+    migration._migrations_fn = lambda *state: progress.announced(steps(*state))  # noqa: SLF001
 
 
 def _ways_of(dialect: str) -> dict[str, Any]:
@@ -144,8 +164,14 @@ def _write_sql(db: Database, options: dict[str, Any]) -> None:
     sql = {"literal_binds": True, "dialect_opts": {"paramstyle": "named"}}
     configured: dict[str, Any] = _ways_of(engine.dialect.name) | sql | options
     context.configure(url=engine.url, **configured)
+    # They cannot be turned off within a transaction; see `foreign_keys`.
+    on_sqlite = engine.dialect.name == "sqlite"
+    if on_sqlite:
+        context.static_output("PRAGMA foreign_keys = OFF;\n")
     with context.begin_transaction():
         context.run_migrations()
+    if on_sqlite:
+        context.static_output("PRAGMA foreign_key_check;\n\nPRAGMA foreign_keys = ON;\n")
 
 
 def current_heads(connection: Connection, options: Mapping[str, Any]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
@@ -21,9 +22,40 @@ Orphans = Counter[tuple[str, str]]
 """How many rows of a table refer to no row of another one."""
 
 
+@dataclass(frozen=True, slots=True)
+class References:
+    """Who refers to nothing at one moment.
+
+    Attributes:
+        orphans: How many rows of which table.
+        tables: The names of all tables there are.
+    """
+
+    orphans: Orphans
+    tables: frozenset[str]
+
+    def came_after(self, before: "References") -> Orphans:
+        """Return who has come to refer to nothing; not who did before, under another name."""
+        more = self.orphans - before.orphans
+        for new, count in list(more.items()):
+            old = next((old for old in before.orphans if self._was_renamed(before, old, new)), None)
+            if old is not None and count <= before.orphans[old]:
+                del more[new]
+        return more
+
+    def _was_renamed(
+        self, before: "References", old: tuple[str, str], new: tuple[str, str]
+    ) -> bool:
+        # Either of them or both; it is one and the same where a table refers to itself.
+        changed = [pair for pair in zip(old, new, strict=True) if pair[0] != pair[1]]
+        return bool(changed) and all(
+            name not in self.tables and now not in before.tables for name, now in changed
+        )
+
+
 @contextmanager
-def foreign_keys_off(connection: Connection) -> Iterator[Orphans | None]:
-    """Turn foreign keys off within the block, where they are on; give who is an orphan before.
+def foreign_keys_off(connection: Connection) -> Iterator[References | None]:
+    """Turn foreign keys off within the block, where they are on; give who refers to nothing before.
 
     None where there is nothing to check: on servers, and where foreign keys are off anyway.
 
@@ -41,7 +73,7 @@ def foreign_keys_off(connection: Connection) -> Iterator[Orphans | None]:
         )
     _pragma(connection, "foreign_keys = OFF")
     try:
-        yield _orphans_before(connection)
+        yield _references_before(connection)
     finally:
         if not connection.closed and not connection.invalidated:
             _pragma(connection, "foreign_keys = ON")
@@ -49,23 +81,25 @@ def foreign_keys_off(connection: Connection) -> Iterator[Orphans | None]:
                 connection.invalidate()
 
 
-def orphans(connection: Connection) -> Orphans:
-    """Count the rows that refer to nothing, by their table and the one that they refer to."""
+def references(connection: Connection) -> References:
+    """Look at all foreign keys of all tables."""
     rows = connection.exec_driver_sql("PRAGMA foreign_key_check")
-    return Counter((str(row[0]), str(row[2])) for row in rows)
+    orphans = Counter((str(row[0]), str(row[2])) for row in rows)
+    tables = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'")
+    return References(orphans, frozenset(tables.scalars()))
 
 
-def _orphans_before(connection: Connection) -> Orphans | None:
+def _references_before(connection: Connection) -> References | None:
     try:
-        found = orphans(connection)
+        found = references(connection)
     except OperationalError as error:
         # A foreign key without a unique column to refer to. It may be what a revision mends.
         logger.warning("Foreign keys are not checked after each revision: %s", error.orig)
         return None
     finally:
         connection.rollback()
-    if found:
-        logger.warning("Before any revision: %s", describe(found))
+    if found.orphans:
+        logger.warning("Before any revision: %s", describe(found.orphans))
     return found
 
 

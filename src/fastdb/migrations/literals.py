@@ -55,13 +55,18 @@ def readable(statement: str, *, mysql: bool) -> str:
     return words if len(words) <= _LENGTH else words[:_LENGTH] + " …"
 
 
+# What these quote are names in the revision, such as one whose import autogenerate has left out.
+_OF_THE_CODE = (AttributeError, ImportError, NameError)
+
+
 def reason(error: BaseException) -> str:
     """Say what went wrong in one line, without the values of the rows."""
     cause = error.orig if isinstance(error, StatementError) and error.orig else error
     first = _message(cause).strip().partition("\n")[0].strip().rstrip(".")
-    for values in _VALUES_IN_ERRORS:
-        first = values.sub(_MARK, first)
-    first = first.replace(_MARK, _HIDDEN)
+    if not isinstance(cause, _OF_THE_CODE):
+        for values in _VALUES_IN_ERRORS:
+            first = values.sub(_MARK, first)
+        first = first.replace(_MARK, _HIDDEN)
     return f"{type(cause).__name__}: {first}" if first else type(cause).__name__
 
 

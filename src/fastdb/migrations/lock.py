@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 
 from fastdb.errors import MigrationFailed, MigrationLocked
 from fastdb.migrations.lock_file import FileLock
-from fastdb.migrations.requests import Stopped
+from fastdb.migrations.requests import Stopped, VersionTable
 from fastdb.migrations.server_locks import MySQLLock, PostgreSQLLock
 
 logger = logging.getLogger("fastdb.migrations")
@@ -54,34 +54,31 @@ class MigrationLock(Protocol):
 
 
 @contextmanager
-def one_at_a_time(connection: Connection, *, wait: float, stop: Event) -> Iterator[None]:
-    """Hold the lock on migrations within the block.
+def one_at_a_time(
+    connection: Connection, version_table: VersionTable, *, wait: float, stop: Event
+) -> Iterator[str | None]:
+    """Hold the lock on migrations within the block, and give who has failed meanwhile, if one has.
 
     Args:
         connection: The one that migrates, in no transaction; to be closed, not kept, afterwards.
+        version_table: Of the project: another one in the same database has a lock of its own.
         wait: For how many seconds others may go on.
         stop: Ends the waiting.
 
     Raises:
         MigrationLocked: Others have gone on for longer.
-        MigrationFailed: Another one has failed.
         ConfigurationError: The connection goes through a pooler, or to no database.
         Stopped: It was told to stop.
     """
-    lock = _lock_of(connection)
+    lock = _lock_of(connection, version_table)
     try:
         _wait_for(lock, wait, stop)
         failed = lock.failure()
-        if failed is not None:
-            raise MigrationFailed(
-                f"Another worker ({failed}) has failed to migrate this database; its log says why."
-                " This one does not try the same revision again."
-            )
         try:
-            yield
-        except Stopped:
-            raise
-        except Exception:
+            yield failed
+        except MigrationFailed as error:
+            if error.revision is None:  # somebody else's
+                raise
             # Its own error is what counts, not that the others could not be told.
             with suppress(Exception):
                 connection.rollback()  # a block of Alembic's may have left its transaction open
@@ -89,17 +86,18 @@ def one_at_a_time(connection: Connection, *, wait: float, stop: Event) -> Iterat
             raise
     finally:
         with suppress(Exception):  # it ends with the connection
+            connection.rollback()
             lock.free()
 
 
-def _lock_of(connection: Connection) -> MigrationLock:
+def _lock_of(connection: Connection, version_table: VersionTable) -> MigrationLock:
     match connection.dialect.name:
         case "postgresql":
-            return PostgreSQLLock(connection)
+            return PostgreSQLLock(connection, version_table)
         case "sqlite":
-            return FileLock.beside(connection)
+            return FileLock.beside(connection, version_table)
         case _:
-            return MySQLLock(connection)
+            return MySQLLock(connection, version_table)
 
 
 def _wait_for(lock: MigrationLock, wait: float, stop: Event) -> None:

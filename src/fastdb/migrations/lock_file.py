@@ -11,9 +11,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 from uuid import uuid4
 
 from sqlalchemy import Connection
+
+from fastdb.errors import ConfigurationError
+from fastdb.migrations.requests import VersionTable
 
 _SUFFIX = "-migrations"
 _TABLE = (
@@ -31,25 +35,37 @@ class FileLock:
     """
 
     def __init__(self, path: Path) -> None:
-        # From Python 3.12 on there is `autocommit`; this is what all versions have.
-        self._file = sqlite3.connect(path, timeout=0, isolation_level=None)
+        self._path = path
+        try:
+            # From Python 3.12 on there is `autocommit`; this is what all versions have.
+            self._file = sqlite3.connect(path, timeout=0, isolation_level=None)
+        except sqlite3.OperationalError as error:
+            raise self._unusable(error) from error
         self._token = uuid4().hex
         self._since = time.time()
         self._myself = f"process {os.getpid()} on {socket.gethostname()}"
 
     @classmethod
-    def beside(cls, connection: Connection) -> Self:
-        """Return the lock of the database that `connection` has open."""
+    def beside(cls, connection: Connection, version_table: VersionTable) -> Self:
+        """Return the lock of a project on the database that `connection` has open."""
         cursor = connection.connection.cursor()
         try:
             cursor.execute("PRAGMA database_list")
             path = next(str(row[2]) for row in cursor.fetchall() if row[1] == "main")
         finally:
             cursor.close()
-        return cls(Path(path + _SUFFIX))
+        name, schema = version_table
+        known_as = name if schema in (None, "main") else f"{schema}.{name}"
+        usual = known_as == VersionTable().name
+        project = "" if usual else f"-{quote(known_as, safe='')}"
+        return cls(Path(path + _SUFFIX + project))
 
     def take(self) -> bool:
-        """Take it if it is free, and return whether it was."""
+        """Take it if it is free, and return whether it was.
+
+        Raises:
+            ConfigurationError: The file cannot be written.
+        """
         try:
             self._begin()
             self._file.execute(_TABLE)
@@ -62,10 +78,17 @@ class FileLock:
                 self._begin()
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                raise
+                raise self._unusable(error) from error
             self._roll_back()
             return False
         return True
+
+    def _unusable(self, error: sqlite3.OperationalError) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self._path} cannot be written, the file that lets one worker migrate at a time"
+            f" ({error}). Let this account write in the directory of the database, as SQLite's own"
+            " files beside it need, too."
+        )
 
     def holder(self) -> str | None:
         """Describe who holds it; None if that cannot be seen."""

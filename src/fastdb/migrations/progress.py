@@ -1,17 +1,16 @@
-"""What becomes of each revision: told when it is done, explained when it fails."""
+"""What becomes of each revision: told as it begins and ends, explained when it fails."""
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from threading import Event
-from types import TracebackType
 from typing import Any
 
-from alembic.runtime.migration import MigrationContext, MigrationInfo
-from sqlalchemy import Connection, event
+from alembic.runtime.migration import MigrationInfo, RevisionStep, StampStep
+from sqlalchemy import Connection
 
 from fastdb.errors import MigrationFailed, TransactionFailed
-from fastdb.migrations.foreign_keys import Orphans, describe, orphans
+from fastdb.migrations.foreign_keys import References, describe, references
 from fastdb.migrations.literals import reason
 from fastdb.migrations.requests import Stopped
 from fastdb.migrations.standing import Standing
@@ -19,6 +18,7 @@ from fastdb.migrations.standing import Standing
 logger = logging.getLogger("fastdb.migrations")
 
 Show = Callable[[str], None]
+Step = RevisionStep | StampStep
 
 
 class Progress:
@@ -27,9 +27,12 @@ class Progress:
     Args:
         connection: The one that migrates.
         version_table: The name of Alembic's own table.
-        show: Called with a line for each revision that is done.
+        show: Called with a line for each revision that begins, and for each that is done.
         stop: Set when no further revision is to begin.
         before: On SQLite, who referred to nothing before; None where that is not looked at.
+
+    Attributes:
+        is_callers: Whether the connection was handed over inside of a transaction.
     """
 
     def __init__(
@@ -39,85 +42,84 @@ class Progress:
         version_table: str,
         show: Show,
         stop: Event,
-        before: Orphans | None,
+        before: References | None,
     ) -> None:
         self._connection = connection
         self._show = show
         self._stop = stop
         self._before = before
-        self._is_callers = connection.in_transaction()
-        self._committing: MigrationInfo | None = None
+        self.is_callers = connection.in_transaction()
+        self._step: MigrationInfo | None = None  # that runs, or ran last
+        self._is_at_its_commit = False
+        self._lines: list[str] = []  # of revisions that are not committed yet
         self._together = 0  # how many revisions the transaction has in it that ran to their end
-        self._is_between = True
         self._begun_at = time.perf_counter()
         self._standing = Standing(connection, version_table)
-        event.listen(connection, "begin", self._begin)
+
+    def announced(self, steps: Iterable[Step]) -> Iterator[Step]:
+        """Pass on what Alembic is about to do, and tell of each revision before it begins."""
+        for step in steps:
+            self._note()
+            if not self._connection.in_transaction():  # or they are in one, which may yet fail
+                self._tell()
+                self._together = 0
+            if self._stop.is_set():
+                raise Stopped
+            self._begin(step.info)
+            yield step
 
     def applied(self, *, step: MigrationInfo, **_: Any) -> None:
         """Look at what a revision has done, before its COMMIT: Alembic's `on_version_apply`."""
-        if self._committing is not None:  # one transaction for all of them
-            self._begin_revision()
         if self._before is not None:
-            found = orphans(self._connection) - self._before
-            if found:
-                why = f"it would leave foreign keys that refer to nothing: {describe(found)}"
+            found = references(self._connection)
+            more = found.came_after(self._before)
+            if more:
+                why = f"it would leave foreign keys that refer to nothing: {describe(more)}"
                 standing = self._standing()
                 remedy = self._remedy(standing) if standing else "It was rolled back."
                 raise _failed(step, why, remedy, standing)
-        self._committing = step
+            self._before = found
+        self._is_at_its_commit = True
         self._together += 1
-        self._is_between = True
 
     def end(self) -> None:
         """Tell of the revision that was committed last, and look at the connection no longer."""
+        self._note()
         self._tell()
-        self._leave()
+        self._standing.leave()
 
     def explain(self, error: Exception) -> Exception:
         """Return what to raise in the place of an error: one that names the revision, if it can."""
         try:
             if isinstance(error, MigrationFailed | Stopped):
                 return error
-            step = _step_of(error.__traceback__) or self._committing
+            step = self._step
             if step is None or step.is_stamp:
                 return error
-            is_at_its_commit = self._committing is not None and _is_same(self._committing, step)
             standing = self._standing()
-            remedy = self._remedy(standing, is_at_its_commit=is_at_its_commit)
+            remedy = self._remedy(standing, is_at_its_commit=self._is_at_its_commit)
             return _failed(step, _reason(error), remedy, standing)
         finally:
-            self._leave()
+            self._standing.leave()
 
-    def _leave(self) -> None:
-        self._committing = None
-        event.remove(self._connection, "begin", self._begin)
-        self._standing.leave()
-
-    def _begin(self, _: Connection) -> None:
-        if self._is_between:
-            self._together = 0
-            self._begin_revision()
-        else:  # the transaction that is in an autocommit_block(), or goes on after it
-            self._standing.commit()
-
-    def _begin_revision(self) -> None:
-        self._tell()
-        if self._stop.is_set():
-            raise Stopped
-        self._is_between = False
+    def _begin(self, step: MigrationInfo) -> None:
+        self._step = step
+        self._is_at_its_commit = False
         self._begun_at = time.perf_counter()
         self._standing.clear()
+        if not step.is_stamp:
+            self._show(f"{_way(step)} ...")
 
     def _tell(self) -> None:
-        step, self._committing = self._committing, None
-        if step is None or step.is_stamp:
-            return
-        seconds = time.perf_counter() - self._begun_at
-        before, after = (
-            "+".join(name[:12] for name in names) or "base"
-            for names in (step.source_revision_ids, step.destination_revision_ids)
-        )
-        self._show(f"{before} -> {after}: {_title(step)}, {seconds:.2f} s")
+        """Show what was committed."""
+        for line in self._lines:
+            self._show(line)
+        self._lines.clear()
+
+    def _note(self) -> None:
+        if self._step is not None and not self._step.is_stamp:
+            seconds = time.perf_counter() - self._begun_at
+            self._lines.append(f"{_way(self._step)}, {seconds:.2f} s")
 
     def _remedy(self, standing: tuple[str, ...], *, is_at_its_commit: bool = False) -> str:
         if is_at_its_commit and self._connection.invalidated:
@@ -132,7 +134,7 @@ class Progress:
 
     def _rolled_back(self, is_at_its_commit: bool) -> str:
         others = self._together - is_at_its_commit
-        if self._is_callers:
+        if self.is_callers:
             said = (
                 "It is in a transaction of the caller's, who is to roll back: mend it, and run the"
                 " upgrade again."
@@ -186,28 +188,17 @@ def _failed(
     return MigrationFailed(message, revision=name, standing=standing)
 
 
+def _way(step: MigrationInfo) -> str:
+    before, after = (
+        "+".join(name[:12] for name in names) or "base"
+        for names in (step.source_revision_ids, step.destination_revision_ids)
+    )
+    return f"{before} -> {after}: {_title(step)}"
+
+
 def _title(step: MigrationInfo) -> str:
     doc = getattr(step.up_revision, "doc", None)
     return str(doc or "no message")
-
-
-def _step_of(traceback: TracebackType | None) -> MigrationInfo | None:
-    """Return the step that was under way when an error was raised."""
-    # Alembic tells of a step only when it is done, and not every error comes from its module.
-    while traceback is not None:
-        frame = traceback.tb_frame
-        if frame.f_code is MigrationContext.run_migrations.__code__ and "step" in frame.f_locals:
-            info: MigrationInfo = frame.f_locals["step"].info
-            return info
-        traceback = traceback.tb_next
-    return None
-
-
-def _is_same(one: MigrationInfo, other: MigrationInfo) -> bool:
-    return (one.source_revision_ids, one.destination_revision_ids) == (
-        other.source_revision_ids,
-        other.destination_revision_ids,
-    )
 
 
 def _reason(error: Exception) -> str:

@@ -4,9 +4,9 @@ import copy
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any, Self
@@ -18,9 +18,21 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
+from fastdb.database import Database
 from fastdb.errors import ConfigurationError, NotAtHead
+from fastdb.migrations.changing import alone, connected
 from fastdb.migrations.environment import current_heads, names_of
-from fastdb.migrations.requests import ATTRIBUTE, Order, Question, Stopped
+from fastdb.migrations.requests import (
+    ATTRIBUTE,
+    Order,
+    Question,
+    Settings,
+    Stopped,
+    inside,
+    refuse_inside,
+)
+
+logger = logging.getLogger("fastdb.migrations")
 
 ConfigSource = Config | str | os.PathLike[str]
 
@@ -38,12 +50,12 @@ class Project:
     Attributes:
         config: Alembic's configuration: a copy, which may be added to.
         script: The folder of the revisions.
-        options: What env.py passes to `run()`.
+        settings: How env.py calls `run()`.
     """
 
     config: Config
     script: ScriptDirectory
-    options: Mapping[str, Any]
+    settings: Settings
 
     @classmethod
     def load(cls, config: ConfigSource | None, location: str | None, stop: Event) -> Self:
@@ -68,12 +80,12 @@ class Project:
             with EnvironmentContext(found, script, fn=lambda *_: (), as_sql=False):
                 script.run_env()
             script.get_heads()  # reads the revisions' files, which an event loop should not do
-        if question.options is None:
+        if question.answer is None:
             raise ConfigurationError(
                 f"{script.dir}/env.py does not call `run(db, metadata)` of fastdb.migrations. Write"
                 " it there, in the place of Alembic's own lines."
             )
-        return cls(found, script, question.options)
+        return cls(found, script, question.answer)
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -82,7 +94,7 @@ class Project:
 
     def current(self, connection: Connection) -> tuple[str, ...]:
         """Return the revisions that the database is at, and leave it in no transaction."""
-        return current_heads(connection, self.options)
+        return current_heads(connection, self.settings.options)
 
     def is_at(self, current: tuple[str, ...], revision: str) -> bool:
         """Return whether nothing is to be done to bring a database from `current` to `revision`.
@@ -145,38 +157,64 @@ class Project:
             )
 
     def upgrade(self, order: Order, revision: str) -> None:
-        """Run `alembic upgrade`."""
-        self._run(command.upgrade, order, revision)
+        """Run `alembic upgrade`, unless the database is there."""
+        self._change(command.upgrade, order, revision)
 
     def downgrade(self, order: Order, revision: str) -> None:
-        """Run `alembic downgrade`."""
-        self._run(command.downgrade, order, revision)
+        """Run `alembic downgrade`, unless the database is there."""
+        self._change(command.downgrade, order, revision)
 
     def compare(self, order: Order) -> None:
         """Run `alembic check`."""
         self._run(command.check, order)
+
+    def _change(self, run: Any, order: Order, revision: str) -> None:
+        if self.config.attributes.get("connection") is not None:
+            self._run(run, order, revision)
+            return
+        # The lock is waited for before Alembic is taken, which other databases may need meanwhile.
+        with (
+            connected(order.db, self.settings) as connection,
+            alone(
+                connection,
+                order,
+                self.settings,
+                lambda: not self.is_at(self.current(connection), revision),
+            ) as must_change,
+        ):
+            if must_change:
+                self._run(run, replace(order, connection=connection), revision)
 
     def _run(self, run: Any, order: Order, *arguments: str) -> None:
         self.config.attributes[ATTRIBUTE] = order
         with _alembic_alone(order.stop):
             run(self.config, *arguments)
 
+    def current_of(self, db: Database) -> tuple[str, ...]:
+        """Return the revisions that a database is at, through its synchronous twin."""
+        with db.sync.engine.connect() as connection:
+            return self.current(connection)
+
 
 @contextmanager
 def _alembic_alone(stop: Event) -> Iterator[None]:
-    while not _alembic_is_free.acquire(timeout=_PAUSE_SECONDS):
-        if stop.is_set():
-            raise Stopped
-    disabled = {name: logger.disabled for name, logger in _loggers()}
+    refuse_inside()
+    if not _alembic_is_free.acquire(blocking=False):
+        logger.info("Another database of this process is migrated: waiting")
+        while not _alembic_is_free.acquire(timeout=_PAUSE_SECONDS):
+            if stop.is_set():
+                raise Stopped
+    disabled = {name: each.disabled for name, each in _loggers()}
     path = list(sys.path)
     try:
-        yield
+        with inside():
+            yield
     finally:
         # Alembic puts its folders in front each time, and `fileConfig()` in an env.py turns off all
         # loggers that there are.
         sys.path[:] = path
-        for name, logger in _loggers():
-            logger.disabled = disabled.get(name, logger.disabled)
+        for name, each in _loggers():
+            each.disabled = disabled.get(name, each.disabled)
         _alembic_is_free.release()
 
 

@@ -149,16 +149,22 @@ def _imported(name: str) -> Any:
 
 
 def _environment(target: str, metadata: str) -> str:
-    (db_module, _, db), (tables_module, _, tables) = target.partition(":"), metadata.partition(":")
+    taken = {"run": "fastdb.migrations"}
     wanted: dict[str, set[str]] = {}
-    for module, path in ((db_module, db), (tables_module, tables)):
-        wanted.setdefault(module, set()).add(path.partition(".")[0])
+    paths = []
+    for module, _, path in (target.partition(":"), metadata.partition(":")):
+        name, dot, rest = path.partition(".")
+        here = name
+        while taken.setdefault(here, module) != module:  # two modules have something of this name
+            here = f"{module.rpartition('.')[2]}_{here}"
+        wanted.setdefault(module, set()).add(name if here == name else f"{name} as {here}")
+        paths.append(here + dot + rest)
     lines = [
         f"from {module} import {', '.join(sorted(names))}"
         for module, names in sorted(wanted.items())
     ]
     imports = "\n".join(["from fastdb.migrations import run", "", *lines])
-    return _ENVIRONMENT.format(imports=imports, db=db, metadata=tables)
+    return _ENVIRONMENT.format(imports=imports, db=paths[0], metadata=paths[1])
 
 
 def _configuration(folder: str, name: str | None) -> tuple[Path, str]:

@@ -2,20 +2,20 @@
 
 import time
 from contextlib import suppress
+from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from fastdb.errors import ConfigurationError
+from fastdb.migrations.requests import VersionTable
 
 # How long a failure can be seen by those who wait: many times their pause.
 _TELL_SECONDS = 2.0
 
-# Arbitrary constants that mean "fastdb migrates", and "has failed to", in PostgreSQL's advisory
-# locks, which belong to one database of the server.
-_MIGRATES = 0x_FA57_DB00_0002
-_HAS_FAILED = 0x_FA57_DB00_0003
+_MIGRATES = "migrate"
+_HAS_FAILED = "failed"
 
 _POSTGRESQL_HOLDER = """
     SELECT a.pid, a.application_name, a.client_addr, a.backend_start
@@ -26,10 +26,10 @@ _POSTGRESQL_HOLDER = """
 """
 
 # Names belong to the whole server and have at most 64 characters.
-_MYSQL_NAME = "CONCAT('fastdb.{}.', SHA1(DATABASE()))"
+_MYSQL_NAME = "SELECT SHA1(CONCAT(COALESCE(:schema, DATABASE()), '.', :name))"
 _MYSQL_HOLDER = """
     SELECT id, user, host, time FROM information_schema.processlist
-    WHERE id = IS_USED_LOCK({})
+    WHERE id = IS_USED_LOCK(:name)
 """
 
 
@@ -38,10 +38,16 @@ class PostgreSQLLock:
 
     Args:
         connection: The one that migrates, in no transaction.
+        version_table: Of the project.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, version_table: VersionTable) -> None:
         self._connection = connection
+        name, schema = version_table
+        if schema is None:  # asked for once: a revision may set another search path
+            (schema,) = self._row("SELECT current_schema()")
+        self._migrates = _postgresql_key(_MIGRATES, f"{schema}.{name}")
+        self._has_failed = _postgresql_key(_HAS_FAILED, f"{schema}.{name}")
         self._prepared = False
 
     def take(self) -> bool:
@@ -55,7 +61,7 @@ class PostgreSQLLock:
             self._refuse_pooler()
             _notice_death(self._connection)
             self._prepared = True
-        (taken,) = self._row("SELECT pg_try_advisory_lock(:key)", key=_MIGRATES)
+        (taken,) = self._row("SELECT pg_try_advisory_lock(:key)", key=self._migrates)
         return bool(taken)
 
     def _refuse_pooler(self) -> None:
@@ -67,16 +73,16 @@ class PostgreSQLLock:
 
     def holder(self) -> str | None:
         """Describe who holds it; None if that cannot be seen."""
-        return self._who(_MIGRATES)
+        return self._who(self._migrates)
 
     def failure(self) -> str | None:
         """Describe who has failed a moment ago; None for nobody."""
-        return self._who(_HAS_FAILED)
+        return self._who(self._has_failed)
 
     def tell_failure(self) -> None:
         """Let those who wait know that a revision has failed, and free the lock."""
-        self._row("SELECT pg_advisory_lock_shared(:key)", key=_HAS_FAILED)
-        self._row("SELECT pg_advisory_unlock(:key)", key=_MIGRATES)
+        self._row("SELECT pg_advisory_lock_shared(:key)", key=self._has_failed)
+        self._row("SELECT pg_advisory_unlock(:key)", key=self._migrates)
         time.sleep(_TELL_SECONDS)
 
     def free(self) -> None:
@@ -100,16 +106,19 @@ class MySQLLock:
 
     Args:
         connection: The one that migrates, in no transaction.
+        version_table: Of the project.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, version_table: VersionTable) -> None:
         self._connection = connection
-        self._migrates = _MYSQL_NAME.format("migrate")
-        self._has_failed = _MYSQL_NAME.format("failed")
+        # Asked for once: a revision may say USE.
+        (name,) = _row(connection, _MYSQL_NAME, **version_table._asdict())
+        self._migrates = f"fastdb.{_MIGRATES}.{name}"
+        self._has_failed = f"fastdb.{_HAS_FAILED}.{name}"
 
     def take(self) -> bool:
         """Take it if it is free, and return whether it was."""
-        (taken,) = self._row(f"SELECT GET_LOCK({self._migrates}, 0)")
+        (taken,) = self._row("SELECT GET_LOCK(:name, 0)", self._migrates)
         return bool(taken)
 
     def holder(self) -> str | None:
@@ -118,31 +127,37 @@ class MySQLLock:
 
     def failure(self) -> str | None:
         """Describe who has failed a moment ago; None for nobody."""
-        (holder,) = self._row(f"SELECT IS_USED_LOCK({self._has_failed})")
+        (holder,) = self._row("SELECT IS_USED_LOCK(:name)", self._has_failed)
         if holder is None:
             return None
         return self._who(self._has_failed) or f"connection {holder}"
 
     def tell_failure(self) -> None:
         """Let those who wait know that a revision has failed, and free the lock."""
-        self._row(f"SELECT GET_LOCK({self._has_failed}, 0)")
-        self._row(f"SELECT RELEASE_LOCK({self._migrates})")
+        self._row("SELECT GET_LOCK(:name, 0)", self._has_failed)
+        self._row("SELECT RELEASE_LOCK(:name)", self._migrates)
         time.sleep(_TELL_SECONDS)
 
     def free(self) -> None:
         """Free the lock."""
         for name in (self._migrates, self._has_failed):
-            self._row(f"SELECT RELEASE_LOCK({name})")
+            self._row("SELECT RELEASE_LOCK(:name)", name)
 
     def _who(self, name: str) -> str | None:
-        row = self._row(_MYSQL_HOLDER.format(name))
+        row = self._row(_MYSQL_HOLDER, name)
         if row is None:
             return None
         number, user, host, seconds = row
         return f"connection {number} of {user}@{host}, in its state for {seconds} s"
 
-    def _row(self, statement: str) -> Any:
-        return _row(self._connection, statement)
+    def _row(self, statement: str, name: str) -> Any:
+        return _row(self._connection, statement, name=name)
+
+
+def _postgresql_key(what: str, version_table: str) -> int:
+    """Return one of the 64-bit numbers that advisory locks have, which belong to one database."""
+    digest = sha256(f"fastdb.{what}.{version_table}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
 
 
 def through_pooler(what: str) -> str:

@@ -53,12 +53,14 @@ class Standing:
         self.version_stands = False
         self.ended_by_hand = False
         self._running: str | None = None  # or failed, if nothing came after it
+        event.listen(connection, "begin", self._begin)
         event.listen(connection, "before_cursor_execute", self._execute)
         event.listen(connection, "after_cursor_execute", self._executed)
         event.listen(connection, "rollback", self._roll_back)
 
     def leave(self) -> None:
         """Listen no longer."""
+        event.remove(self._connection, "begin", self._begin)
         event.remove(self._connection, "before_cursor_execute", self._execute)
         event.remove(self._connection, "after_cursor_execute", self._executed)
         event.remove(self._connection, "rollback", self._roll_back)
@@ -83,6 +85,10 @@ class Standing:
     def failed(self) -> str:
         """Return the statement that has failed; empty if it was none."""
         return self._running or ""
+
+    def _begin(self, _: Connection) -> None:
+        # Within a revision: in an autocommit_block() or after it, which has committed what was.
+        self.commit()
 
     def _execute(self, _: Connection, _cursor: Any, statement: str, *_more: Any) -> None:
         self._settle()

@@ -15,13 +15,13 @@
 They are synchronous, so they need no plugin. Each wants an empty database.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Event
 
-from sqlalchemy import inspect
+from sqlalchemy import Inspector, inspect
 
 from fastdb.database import Database
-from fastdb.migrations.environment import VERSION_TABLE
 from fastdb.migrations.project import ConfigSource, Project
 from fastdb.migrations.requests import Order
 
@@ -46,10 +46,27 @@ class Migrations:
         """Read the configuration and the revisions."""
         return Project.load(self.config, self.script_location, Event())
 
-    def tables(self) -> set[str]:
-        """Return the names of the tables that there are."""
+    def tables(self) -> dict[str, list[str]]:
+        """Describe the tables that there are: columns, keys, indexes and constraints."""
         with self.db.sync.read_engine.connect() as connection:
-            return set(inspect(connection).get_table_names())
+            inspector = inspect(connection)
+            return {name: _describe(inspector, name) for name in inspector.get_table_names()}
+
+
+def _describe(inspector: Inspector, table: str) -> list[str]:
+    columns = [
+        f"column {column['name']} {column['type']}"
+        f" {'NULL' if column['nullable'] else 'NOT NULL'} DEFAULT {column['default']}"
+        for column in inspector.get_columns(table)
+    ]
+    rest: dict[str, Sequence[object]] = {
+        "primary key": [inspector.get_pk_constraint(table)],
+        "foreign key": inspector.get_foreign_keys(table),
+        "index": inspector.get_indexes(table),
+        "unique constraint": inspector.get_unique_constraints(table),
+        "check constraint": inspector.get_check_constraints(table),
+    }
+    return sorted(columns + [f"{kind} {each}" for kind, all_ in rest.items() for each in all_])
 
 
 def test_upgrade_downgrade_upgrade(migrations: Migrations) -> None:
@@ -58,10 +75,14 @@ def test_upgrade_downgrade_upgrade(migrations: Migrations) -> None:
     project.upgrade(order, "heads")
     at_head = migrations.tables()
     project.downgrade(order, "base")
-    left = migrations.tables() - {project.options.get("version_table", VERSION_TABLE)}
+    left = migrations.tables().keys() - {project.settings.version_table.name}
     assert not left, f"`downgrade base` leaves tables: {', '.join(sorted(left))}"
     project.upgrade(order, "heads")
-    assert migrations.tables() == at_head
+    again = migrations.tables()
+    changed = [name for name in at_head | again if at_head.get(name) != again.get(name)]
+    assert not changed, "The second upgrade makes other tables:\n" + "\n".join(
+        f"{name}: {at_head.get(name)}\n  and then {again.get(name)}" for name in changed
+    )
 
 
 def test_models_match_head(migrations: Migrations) -> None:
