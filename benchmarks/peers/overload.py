@@ -37,6 +37,7 @@ def run(options: Options) -> dict[str, Any]:
         missing |= not_there
         serving = list(dict.fromkeys(variant.candidate for variant in found))
         serving = [name for name in serving if name not in _WITHOUT_QUERIES]
+        here: list[dict[str, Any]] = []
         # Clients that leave are tried on one database: what they meet is the session, not it.
         for leaving in (0.0, _LEAVING) if database == _where_clients_leave(options) else (0.0,):
             for name in chance.sample(serving, len(serving)):
@@ -49,8 +50,8 @@ def run(options: Options) -> dict[str, Any]:
                     pool_size=_POOL_SIZE,
                     pool_timeout=_POOL_TIMEOUT,
                 )
-                rows.append({"database": database, **asdict(trial), **_measure(trial)})
-            rows.sort(key=lambda row: serving.index(row["candidate"]))
+                here.append({"database": database, **asdict(trial), **_measure(trial)})
+        rows += sorted(here, key=lambda row: serving.index(row["candidate"]))
     return {"rows": rows, "missing": missing}
 
 
