@@ -57,6 +57,7 @@ class Standby(PostgreSQL):
         self.administer("SELECT pg_promote()")
 
     def _prepare(self) -> None:
+        self._write_certificates()
         self._run(
             [
                 self._binaries / "pg_basebackup",
@@ -67,6 +68,3 @@ class Standby(PostgreSQL):
                 "--no-sync",
             ]
         )
-
-    def _populate(self) -> None:
-        """Nothing: the copy has it all."""

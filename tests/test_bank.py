@@ -30,7 +30,7 @@ from bank.report import FIGURES, PAGE, figures, in_page, render
 from bank.run import Outage, Record, run
 from servers import MariaDB, PostgreSQL
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.crowd]
 
 SECONDS = 3.0
 SEED = 7

@@ -37,8 +37,8 @@ _OPTIONS = {
     "keepalives_count": "TCP_KEEPCNT",
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
-_ON_TRANSPORTS = frozenset({"asyncpg", "aiomysql", "asyncmy"})
 
+_ON_TRANSPORTS = frozenset({"asyncpg", "aiomysql", "asyncmy"})
 
 Look = Callable[[], bool]
 

@@ -24,6 +24,7 @@ from sqlalchemy.engine import ExecutionContext
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only, greenlet_spawn
 
+from fastdb.greenlets import empty_frames
 from fastdb.options import TIMEOUTS_OPTION, Timeouts
 from fastdb.sockets import abort
 
@@ -101,7 +102,8 @@ class Waits:
         if timeouts is None or timeouts.answer is None or not self._has_told_server:
             return _NEVER
         if self._dialect.name in ("mysql", "mariadb") and not self._dialect.is_mariadb:
-            return _NEVER  # MySQL's own limit is for SELECT: a long write goes on, and may
+            # MySQL's own limit is for SELECT: it lets a write take as long as it does.
+            return _NEVER
         return timeouts.answer
 
     def for_ping(self, driver_connection: Any) -> AbstractContextManager[None]:
@@ -120,11 +122,15 @@ class Waits:
 
     def _connect(self, connect: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         seconds = self._limits.connect
-        if self._dialect.driver in _GREET_WITHOUT_LIMIT:
-            opening = greenlet_spawn(connect, *arguments, **keywords)
-            connection = await_only(_connect_within(seconds, opening, self._dialect))
-        else:
-            connection = connect(*arguments, **keywords)
+        try:
+            if self._dialect.driver in _GREET_WITHOUT_LIMIT:
+                opening = greenlet_spawn(connect, *arguments, **keywords)
+                connection = await_only(_connect_within(seconds, opening, self._dialect))
+            else:
+                connection = connect(*arguments, **keywords)
+        except BaseException as error:
+            empty_frames(error)  # psycopg's time-out leaves its connection half open, too
+            raise
         self._within(seconds, connection.driver_connection, is_set_up=True).begin()
         return connection
 
