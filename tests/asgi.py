@@ -419,7 +419,7 @@ async def witness(database: Database) -> AsyncIterator[AsyncEngine]:
 def checked_out(database: Database) -> int:
     """Return how many connections of `database` are in use, on all engines that exist."""
     engines: list[Any] = [database.engine, database.read_engine]
-    if database._twin is not None:
+    if database.supply.twin:
         engines += [database.sync.engine, database.sync.read_engine]
     return sum(engine.pool.checkedout() for engine in engines)
 

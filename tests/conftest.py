@@ -30,7 +30,7 @@ from databases import (
     render,
     wait_until_none,
 )
-from server_process import BinaryMissing
+from server_process import ServerMissing
 from servers import MariaDB, PgBouncer, PostgreSQL
 
 if TYPE_CHECKING:
@@ -80,6 +80,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         "faults: something is killed, cut off, cancelled or told to stop: `nox -s faults`",
+    )
+    config.addinivalue_line(
+        "markers",
+        "crowd: faults among many processes, which coverage would make too slow for each other",
     )
 
 
@@ -149,7 +153,7 @@ def pgbouncer_server(postgresql_server: PostgreSQL) -> Iterator[PgBouncer]:
 def _skip_without_server() -> Iterator[None]:
     try:
         yield
-    except BinaryMissing as missing:
+    except ServerMissing as missing:
         if os.environ.get("CI", "").lower() in {"1", "true"}:
             pytest.fail(f"{missing}; with CI=true nothing is skipped", pytrace=False)
         pytest.skip(f"{NOT_TESTED}{missing}")

@@ -48,7 +48,8 @@ def new_mysql_database(admin: MySQLConnection) -> Iterator[str]:
             assert not left, f"the test left sessions on the server: {left}"
         finally:
             for session in mysql_sessions(cursor, name):
-                cursor.execute("KILL %s", [session[0]])  # its locks would stop the DROP
+                with suppress(pymysql.err.OperationalError):  # it has gone by itself meanwhile
+                    cursor.execute("KILL %s", [session[0]])  # its locks would stop the DROP
             cursor.execute(f"DROP DATABASE {name}")
 
 

@@ -1,48 +1,37 @@
-"""Private database servers for the tests, from the binaries on this machine.
+"""The test kit's private servers, with what only the tests of fastdb itself need.
 
     with PostgreSQL() as server:
-        server.url()        # postgresql://fastdb:fastdb@127.0.0.1:41234/postgres
+        server.url()        # postgresql://fastdb:fastdb@127.0.0.1:24123/postgres
         server.kill()       # SIGKILL, as the out-of-memory killer does it
         server.start()      # same port, same data
 
-Each server has a directory and a loopback port of its own, so a server that the machine already
-runs is neither used nor disturbed. Started by root they run as an unprivileged user, because
-PostgreSQL and MariaDB refuse to run as root.
+That is TLS, a user whose password is awkward, SQL as the administrator, and PgBouncer.
 """
 
-import os
-import shutil
-import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, LiteralString
-from urllib.parse import quote
+from typing import LiteralString
 
 import psycopg
 import pymysql
 
-from server_process import HOST, BinaryMissing, Server
+from fastdb.testing import servers
+from fastdb.testing.servers.binaries import find_program
+from server_process import HOST, ServerMissing, ServerWithTLS
 
 AWKWARD_PASSWORD = "p@ss/w:ord%"
 """The password of the role `awkward`: every character in it has a meaning in a URL."""
 
 
-class PostgreSQL(Server):
+class ServerOfTests(ServerWithTLS):
+    """A server that knows the user `awkward`, too."""
+
+    def _password(self, user: str) -> str:
+        return AWKWARD_PASSWORD if user == "awkward" else super()._password(user)
+
+
+class PostgreSQL(ServerOfTests, servers.PostgreSQL):
     """A PostgreSQL server with the roles `admin` (superuser), `fastdb` and `awkward`."""
-
-    system_user = "postgres"
-    stop_signal = signal.SIGINT  # "fast": does not wait for the clients to go
-    DURABLE: ClassVar = {"synchronous_commit": "on"}
-    """Settings with which what was committed survives `kill()`, as on servers in earnest."""
-
-    def url(self, database: str = "postgres", *, user: str = "fastdb") -> str:
-        """Return a URL without a driver's name."""
-        return f"postgresql://{_userinfo(user)}@{HOST}:{self.port}/{database}"
-
-    def ping(self) -> None:
-        with psycopg.connect(self.url(user="admin"), connect_timeout=5) as connection:
-            connection.execute("SELECT 1")
 
     def administer(self, *statements: LiteralString, database: str = "postgres") -> None:
         """Execute statements as the superuser, each for itself."""
@@ -56,145 +45,57 @@ class PostgreSQL(Server):
         (self.directory / "data" / "standby.signal").touch()
         self.start()
 
-    def _require_binaries(self) -> None:
-        self._binaries = postgresql_binaries()
+    def _roles(self) -> list[str]:
+        awkward = f"CREATE ROLE awkward LOGIN PASSWORD '{AWKWARD_PASSWORD}'"
+        return [*super()._roles(), awkward]
 
-    def _prepare(self) -> None:
-        password = self.directory / "password"
-        password.write_text("admin")
-        self._run(
-            [
-                self._binaries / "initdb",
-                "--no-sync",
-                "--locale=C",
-                "--encoding=UTF8",
-                "--auth=scram-sha-256",
-                "--username=admin",
-                f"--pwfile={password}",
-                f"--pgdata={self.directory / 'data'}",
-            ]
-        )
-
-    def _populate(self) -> None:
-        with psycopg.connect(self.url(user="admin")) as connection:
-            # No superuser: to one, much that the users of fastdb meet never happens.
-            connection.execute("CREATE ROLE fastdb LOGIN CREATEDB PASSWORD 'fastdb'")
-            connection.execute(f"CREATE ROLE awkward LOGIN PASSWORD '{AWKWARD_PASSWORD}'")
-
-    def _command(self) -> Sequence[str | Path]:
-        settings = {
-            "listen_addresses": HOST,
-            "port": str(self.port),
-            "unix_socket_directories": "",
-            "dynamic_shared_memory_type": "mmap",  # in the directory, so that kill() leaves nothing
-            "max_connections": "200",
-            "shared_buffers": "32MB",
-            "fsync": "off",
-            "synchronous_commit": "off",
-            "full_page_writes": "off",
-            "autovacuum": "off",
-            "max_wal_size": "256MB",
-            "log_min_messages": "warning",
-        }
+    def _server_settings(self) -> dict[str, str]:
+        settings = super()._server_settings()
         if self.tls:
             settings["ssl"] = "on"
-            settings["ssl_cert_file"] = str(self.directory / "server.pem")
-            settings["ssl_key_file"] = str(self.directory / "server.key")
-        options = [f"--{name}={value}" for name, value in (settings | self.settings).items()]
-        return [self._binaries / "postgres", "-D", self.directory / "data", *options]
+            settings["ssl_cert_file"] = str(self.certificate)
+            settings["ssl_key_file"] = str(self.key)
+        return settings
 
 
-class MariaDB(Server):
+class MariaDB(ServerOfTests, servers.MariaDB):
     """A MariaDB server with the users `admin` (every right), `fastdb` and `awkward`."""
-
-    system_user = "mysql"
-    DURABLE: ClassVar = {"innodb-flush-log-at-trx-commit": "2"}
-    """Settings with which what was committed survives `kill()`, as on servers in earnest."""
-
-    def url(self, database: str = "", *, user: str = "fastdb") -> str:
-        """Return a URL without a driver's name."""
-        return f"mysql://{_userinfo(user)}@{HOST}:{self.port}/{database}"
-
-    def ping(self) -> None:
-        self._connect().close()
 
     def administer(self, *statements: str) -> None:
         """Execute statements as the administrator."""
-        with self._connect() as connection, connection.cursor() as cursor:
+        with (
+            pymysql.connect(
+                host=HOST,
+                port=self.port,
+                user="admin",
+                password="admin",
+                connect_timeout=5,
+                autocommit=True,
+            ) as connection,
+            connection.cursor() as cursor,
+        ):
             for statement in statements:
                 cursor.execute(statement)
 
-    def _connect(self) -> "pymysql.Connection[Any]":
-        return pymysql.connect(
-            host=HOST,
-            port=self.port,
-            user="admin",
-            password="admin",
-            connect_timeout=5,
-            autocommit=True,
-        )
+    def _users(self) -> list[str]:
+        awkward = f"CREATE USER IF NOT EXISTS awkward@'%' IDENTIFIED BY '{AWKWARD_PASSWORD}'"
+        return [*super()._users(), awkward]
 
-    def _require_binaries(self) -> None:
-        hint = "install MariaDB (Debian and Ubuntu: apt install mariadb-server)"
-        self._server = _binary("mariadbd", hint)
-        self._install = _binary("mariadb-install-db", hint)
-
-    def _prepare(self) -> None:
-        self._run(
-            [
-                self._install,
-                "--no-defaults",  # must come first
-                f"--datadir={self.directory / 'data'}",
-                f"--tmpdir={self.directory}",
-                "--auth-root-authentication-method=normal",
-                "--skip-test-db",
-                "--skip-name-resolve",
-            ]
-        )
-        (self.directory / "init.sql").write_text(
-            "CREATE USER IF NOT EXISTS admin@'%' IDENTIFIED BY 'admin';\n"
-            "GRANT ALL ON *.* TO admin@'%' WITH GRANT OPTION;\n"
-            # No READ_ONLY ADMIN: who has it can write to a demoted primary.
-            "CREATE USER IF NOT EXISTS fastdb@'%' IDENTIFIED BY 'fastdb';\n"
-            "GRANT PROCESS ON *.* TO fastdb@'%';\n"
-            "GRANT ALL ON `fastdb\\_%`.* TO fastdb@'%';\n"
-            f"CREATE USER IF NOT EXISTS awkward@'%' IDENTIFIED BY '{AWKWARD_PASSWORD}';\n"
-        )
-
-    def _command(self) -> Sequence[str | Path]:
-        settings = {
-            "datadir": str(self.directory / "data"),
-            # Not the machine's: a server that starts deletes there what others are using.
-            "tmpdir": str(self.directory),
-            "socket": str(self.directory / "socket"),
-            "pid-file": str(self.directory / "pid"),
-            "init-file": str(self.directory / "init.sql"),
-            "bind-address": HOST,
-            "port": str(self.port),
-            "skip-name-resolve": "ON",
-            "max-connections": "200",
-            "innodb-buffer-pool-size": "32M",
-            "innodb-log-file-size": "32M",
-            "innodb-flush-log-at-trx-commit": "0",
-            "innodb-flush-method": "nosync",
-            "innodb-fast-shutdown": "2",
-            "innodb-buffer-pool-dump-at-shutdown": "OFF",
-            "innodb-buffer-pool-load-at-startup": "OFF",
-            "performance-schema": "OFF",
-        }
+    def _server_settings(self) -> dict[str, str]:
+        settings = super()._server_settings()
         if self.tls:
-            settings["ssl-cert"] = str(self.directory / "server.pem")
-            settings["ssl-key"] = str(self.directory / "server.key")
-        options = [f"--{name}={value}" for name, value in (settings | self.settings).items()]
-        return [self._server, "--no-defaults", *options]
+            settings["ssl-cert"] = str(self.certificate)
+            settings["ssl-key"] = str(self.key)
+        return settings
 
 
-class PgBouncer(Server):
+class PgBouncer(ServerOfTests):
     """PgBouncer in transaction mode, in front of a PostgreSQL server.
 
     Few server connections serve many clients, so that what belongs to a session soon shows.
     """
 
+    scheme = "postgresql"
     system_user = "postgres"
 
     def __init__(
@@ -205,17 +106,16 @@ class PgBouncer(Server):
 
     def url(self, database: str = "postgres", *, user: str = "fastdb") -> str:
         """Return a URL without a driver's name. The database `pgbouncer` is its console."""
-        return f"postgresql://{_userinfo(user)}@{HOST}:{self.port}/{database}"
+        return super().url(database, user=user)
 
-    def ping(self) -> None:
-        with psycopg.connect(self.url(user="admin"), connect_timeout=5) as connection:
-            connection.execute("SELECT 1")
-
-    def _require_binaries(self) -> None:
-        hint = "install PgBouncer (Debian and Ubuntu: apt install pgbouncer)"
-        self._server = _binary("pgbouncer", hint)
+    def _find_binaries(self) -> None:
+        program = find_program("pgbouncer")
+        if program is None:
+            raise ServerMissing("PgBouncer was not found: apt install pgbouncer, on Debian")
+        self._program = program
 
     def _prepare(self) -> None:
+        self._write_certificates()
         (self.directory / "users.txt").write_text(
             f'"admin" "admin"\n"fastdb" "fastdb"\n"awkward" "{AWKWARD_PASSWORD}"\n'
         )
@@ -236,49 +136,18 @@ class PgBouncer(Server):
         }
         if self.tls:
             settings["client_tls_sslmode"] = "allow"
-            settings["client_tls_cert_file"] = str(self.directory / "server.pem")
-            settings["client_tls_key_file"] = str(self.directory / "server.key")
+            settings["client_tls_cert_file"] = str(self.certificate)
+            settings["client_tls_key_file"] = str(self.key)
         lines = [f"{name} = {value}" for name, value in (settings | self.settings).items()]
         upstream = f"* = host={HOST} port={self.upstream.port}"
         configuration = self.directory / "pgbouncer.ini"
         configuration.write_text("\n".join(["[databases]", upstream, "[pgbouncer]", *lines, ""]))
-        return [self._server, configuration]
+        return [self._program, configuration]
 
-
-def postgresql_binaries() -> Path:
-    """Return the directory of the newest PostgreSQL's binaries.
-
-    Debian keeps them off the PATH, and its `pg_config` is in a package that servers do not have.
-
-    Raises:
-        BinaryMissing: There is none.
-    """
-    candidates = sorted(
-        Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name)
-    )
-    if on_path := shutil.which("postgres"):
-        candidates.append(Path(on_path).resolve().parent)  # where a link may lead, the others are
-    if pg_config := shutil.which("pg_config"):
-        found = subprocess.run([pg_config, "--bindir"], capture_output=True, text=True, check=False)
-        candidates.insert(0, Path(found.stdout.strip()))
-    for directory in reversed(candidates):
-        if (directory / "initdb").exists() and (directory / "postgres").exists():
-            return directory
-    raise BinaryMissing(
-        "PostgreSQL's initdb and postgres were not found:"
-        " install PostgreSQL (Debian and Ubuntu: apt install postgresql)"
-    )
-
-
-def _binary(name: str, hint: str) -> Path:
-    # Debian's sbin is not on an ordinary user's PATH.
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
-    found = shutil.which(name, path=path)
-    if found is None:
-        raise BinaryMissing(f"{name} was not found: {hint}")
-    return Path(found)
-
-
-def _userinfo(user: str) -> str:
-    password = AWKWARD_PASSWORD if user == "awkward" else user
-    return f"{user}:{quote(password, safe='')}"
+    def _is_ready(self) -> bool:
+        try:
+            with psycopg.connect(self.url(user="admin"), connect_timeout=5) as connection:
+                connection.execute("SELECT 1")
+        except psycopg.OperationalError:
+            return False
+        return True

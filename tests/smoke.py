@@ -69,6 +69,18 @@ def import_migrations(extra: str) -> None:
         assert "fastapi-fastdb[migrations]" in run.stderr, run.stderr
 
 
+def import_test_kit(extra: str) -> None:
+    """The kit's clients are there with the extra; without, the error names it. Nothing else is."""
+    code = "import fastdb.testing, fastdb.testing.apps"
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False
+    )
+    if extra in {"testing", "cli", "all"}:  # each of them brings httpx
+        assert run.returncode == 0, run.stderr
+    else:
+        assert "fastapi-fastdb[testing]" in run.stderr, run.stderr
+
+
 def start_command(extra: str) -> None:
     """The command works with its extra; without, it says what to install."""
     command = shutil.which("fastdb", path=sysconfig.get_path("scripts"))
@@ -89,6 +101,7 @@ def main() -> None:
     asyncio.run(use_sqlite())
     find_drivers(extra)
     import_migrations(extra)
+    import_test_kit(extra)
     start_command(extra)
     print(f"fastapi-fastdb {fastdb.__version__} [{extra}]: ok")  # noqa: T201
 

@@ -182,6 +182,19 @@ def test_init_writes_folder_and_configuration(project: Path) -> None:
     assert (project / "migrations" / "versions").is_dir()
 
 
+def test_init_of_two_things_of_one_name(project: Path) -> None:
+    """Each is imported under a name of its own."""
+    (project / "shop" / "database.py").write_text("from shop.models import db, Base\nrun = db\n")
+    (project / "shop" / "tables.py").write_text("from shop.models import Base as db\n")
+    run = init("shop.database:db", "--metadata", "shop.tables:db.metadata")
+    assert run.returncode == 0, run.stderr
+    assert (project / "migrations" / "env.py").read_text().partition('"""\n\n')[2] == (
+        "from fastdb.migrations import run\n\nfrom shop.database import db\n"
+        "from shop.tables import db as tables_db\n\nrun(db, tables_db.metadata)\n"
+    )
+    assert python("-m", "alembic", "upgrade", "head").returncode == 0
+
+
 def test_init_of_a_second_database(project: Path) -> None:
     """It has a folder and a section of its own, which `alembic --name` takes."""
     assert init(*TARGET).returncode == 0

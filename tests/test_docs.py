@@ -26,6 +26,7 @@ from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
 from fastdb import errors
+from pytest_runs import WITHOUT_OURS
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it would rather have another client than httpx
@@ -66,6 +67,7 @@ def fenced(page: Path, language: str) -> list[str]:
 
 
 @by_page
+@pytest.mark.timeout(180)  # a page may run pytest, or start servers
 def test_blocks_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster
 ) -> None:
@@ -76,6 +78,7 @@ def test_blocks_run(
         pytest.skip("alembic is not installed")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTEST_ADDOPTS", WITHOUT_OURS)  # for the pages that run pytest
     module = ModuleType(f"page_{page.stem.lower().replace('-', '_')}")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     visible = 0

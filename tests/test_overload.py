@@ -219,11 +219,13 @@ async def test_ten_thousand_times_and_no_slot_is_lost(backend: Backend) -> None:
             async with asyncio.timeout(0.001 if number % 7 == 0 else None):
                 async with db.engine.connect():
                     await asyncio.sleep(0.001 if number % 3 == 0 else 0)
-                    served += 1
         except PoolExhausted:
             gave_up += 1
+            await asyncio.sleep(0.01)  # to ask again at once would leave a slow machine for nobody
         except TimeoutError:
             left += 1
+        else:
+            served += 1
 
     async with Database(backend.url, pool=PoolOptions(size=2), timeouts=limits) as db:
         numbers = iter(range(10_000))
@@ -234,7 +236,7 @@ async def test_ten_thousand_times_and_no_slot_is_lost(backend: Backend) -> None:
 
         await asyncio.gather(*(ask_again_and_again() for _ in range(40)))
         assert gave_up + served + left == 10_000
-        assert min(gave_up, served, left) > 100
+        assert min(gave_up, served, left) > 100, (gave_up, served, left)
         assert db.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
         async with db.engine.connect(), db.engine.connect():
             pass  # both slots are there

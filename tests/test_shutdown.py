@@ -34,7 +34,11 @@ CONNECTIONS = 4
 SUCCESSES = 30
 OPENING = dict.fromkeys(ACCOUNTS, BALANCE)
 
-pytestmark = [pytest.mark.faults, pytest.mark.backends("sqlite-file", "postgresql", "mysql")]
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.crowd,
+    pytest.mark.backends("sqlite-file", "postgresql", "mysql"),
+]
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, assert_type
 
 import anyio
 import pytest
@@ -796,6 +796,25 @@ async def test_sqlmodel_sessions(backend: Backend) -> None:
             assert found.all() == ["a"]
         with pytest.raises(SessionEnded):
             await session.exec(sqlmodel.select(Villain))
+
+
+@pytest.mark.backends("sqlite-memory")
+async def test_session_class_is_known_to_type_checkers(backend: Backend) -> None:
+    """What is opened is of the class that was given; without one, it is SQLAlchemy's."""
+
+    async def count(session: SQLModelSession, name: str) -> int:
+        return len((await session.exec(sqlmodel.select(Villain).where(Villain.name == name))).all())
+
+    async with Database(backend.url, session_class=SQLModelSession) as db:
+        assert_type(db, Database[SQLModelSession])
+        await db.create_all(SQLModel.metadata)
+        async with db.read_session() as session:
+            assert_type(session, SQLModelSession)
+            assert isinstance(session, SQLModelSession)
+        assert await db.run(count, "a") == 0
+    async with Database(backend.url) as plain, plain.session() as plain_session:
+        assert_type(plain_session, AsyncSession)
+        assert not isinstance(plain_session, SQLModelSession)
 
 
 @pytest.mark.backends("sqlite-memory")

@@ -22,6 +22,7 @@ from backends import Backend
 from fastdb import Database, DatabaseDep, SessionDep, StreamSessionDep, SyncSessionDep
 
 HOST = "127.0.0.1"
+START_SECONDS = 30
 
 
 class _Server(uvicorn.Server):
@@ -264,7 +265,7 @@ server.run()
 async def server_process(
     backend: Backend, tmp_path: Path
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
-    """Run `APP` in a process of its own, on a table that exists."""
+    """Run `APP` in a process of its own, on a table that exists; give it when it answers."""
     async with Database(backend.url) as database:
         await database.create_all(Base.metadata)
     script = tmp_path / "app.py"
@@ -286,6 +287,9 @@ async def server_process(
         )
         port = listener.getsockname()[1]
     try:
+        # It may take longer to start than a request may take.
+        async with http_client(port) as client:
+            (await client.get("/ready", timeout=START_SECONDS)).raise_for_status()
         yield process, port
     finally:
         if process.returncode is None:

@@ -19,7 +19,7 @@ from fastdb import Database
 from models import Base, Counter
 from server_process import HOST
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.crowd]
 
 WORKERS = 2
 ROWS = range(1, 101)

@@ -3,18 +3,19 @@
 The answer hangs on the app itself, so that two apps in one process never see each other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from starlette.requests import HTTPConnection
 
-from fastdb.errors import DatabaseNotBound
+from fastdb.errors import ConfigurationError, DatabaseNotBound
 from fastdb.routes import mounted_apps
 
 D = TypeVar("D")
 
 _STATE = "fastdb"
+_STAND_IN = "fastdb_stand_in"
 
 
 class _Databases(Generic[D]):
@@ -43,6 +44,54 @@ def bound(app: Any, database: D) -> Iterator[None]:
             databases.remove(database)
 
 
+class _StandIn:
+    """A Database that is to serve in the place of an app's own, and whose place it has taken."""
+
+    def __init__(self, database: object) -> None:
+        self.database = database
+        self.replaced: object = None
+
+
+@contextmanager
+def stood_in_for(app: Any, database: object) -> Iterator[None]:
+    """Let `database` serve meanwhile in the place of the one whose lifespan runs for `app`."""
+    before = getattr(app.state, _STAND_IN, None)
+    setattr(app.state, _STAND_IN, _StandIn(database))
+    try:
+        yield
+    finally:
+        setattr(app.state, _STAND_IN, before)
+
+
+def stand_in_of(app: Any) -> Any:
+    """Return the Database that is to serve in the place of the app's own; None for its own."""
+    stand_in: _StandIn | None = getattr(app.state, _STAND_IN, None)
+    return None if stand_in is None else stand_in.database
+
+
+def take_stand_in(app: Any, database: object) -> Any:
+    """Return what is to serve `app` in the place of `database`; None for that itself.
+
+    Raises:
+        ConfigurationError: Another one of the app's has it already.
+    """
+    stand_in: _StandIn | None = getattr(app.state, _STAND_IN, None)
+    if stand_in is None or stand_in.database is database:
+        return None
+    if stand_in.replaced not in (None, database):
+        raise ConfigurationError(
+            f"bind(): the app opens {stand_in.replaced!r} and {database!r}, and it is unclear which"
+            " one is meant: write bind(app, db, instead_of=…)."
+        )
+    stand_in.replaced = database
+    return stand_in.database
+
+
+def databases_of(app: Any) -> Sequence[Any]:
+    """Return the databases that are bound to `app` now."""
+    return _databases(app).choices()
+
+
 def database_of(connection: HTTPConnection) -> Any:
     """Return the one database of the app that serves `connection`.
 
@@ -53,7 +102,7 @@ def database_of(connection: HTTPConnection) -> Any:
     databases = _databases(app)
     if len(databases.own) == 1:  # nearly always: without making lists at each request
         return databases.own[0]
-    choices = databases.choices()
+    choices = databases.choices() or [it for it in [stand_in_of(app)] if it is not None]
     if len(choices) == 1:
         return choices[0]
     title = getattr(app, "title", type(app).__name__)

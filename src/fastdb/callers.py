@@ -9,8 +9,12 @@ import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from os import sep
+from pathlib import Path
 from typing import Any
 from weakref import ref
+
+import sqlalchemy
 
 from fastdb.route_names import route_path
 
@@ -100,6 +104,11 @@ def served_request() -> Scope | None:
     return _serving.get().scope
 
 
+def current_serving() -> Serving:
+    """Return what stands for the request that is or was served here; always the same for none."""
+    return _serving.get()
+
+
 def current_owner() -> object:
     """Return the current task, or the thread, or the task that the thread works for."""
     try:
@@ -112,3 +121,17 @@ def current_owner() -> object:
 def caller() -> Caller:
     """Return who calls."""
     return Caller(current_owner(), served_request())
+
+
+# The standard library, what is installed beside SQLAlchemy, this package, and what has no file.
+_LIBRARIES = (
+    f"{Path(asyncio.__file__).parents[1]}{sep}",
+    f"{Path(sqlalchemy.__file__).parents[1]}{sep}",
+    f"{Path(__file__).parent}{sep}",
+    "<frozen ",
+)
+
+
+def is_library(filename: str) -> bool:
+    """Return whether code of this file is not the user's own."""
+    return filename.startswith(_LIBRARIES)

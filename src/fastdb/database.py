@@ -1,20 +1,26 @@
 """The Database: what an application holds, and what opens and closes the engines."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from types import TracebackType
-from typing import Any, Self, TypeVar, TypeVarTuple
+from typing import Any, Generic, Self, TypeVarTuple, cast
 from warnings import warn
 
-from sqlalchemy import URL, MetaData, select
+from sqlalchemy import URL, MetaData, Pool, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from typing_extensions import TypeVar
 
-from fastdb.binding import bound
+from fastdb.binding import bound, take_stand_in
 from fastdb.callers import work_for_this_task
 from fastdb.completion import run_within
 from fastdb.credentials import PasswordSource
-from fastdb.engines import Engines, Recipe, async_engines, sync_engines
+from fastdb.engines import Engines, Recipe, refuse_what_names_a_place
 from fastdb.errors import ConfigurationError
 from fastdb.loops import EnginesByLoop
 from fastdb.options import (
@@ -38,15 +44,16 @@ from fastdb.session import (
     finish_reading,
     twin_session_class,
 )
-from fastdb.sqlite.memory import TemporaryDatabase
+from fastdb.supply import Supply, own_supply
 from fastdb.sync import SyncDatabase
 from fastdb.units import UnitOfWork
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+Session_co = TypeVar("Session_co", bound=AsyncSession, default=AsyncSession, covariant=True)
 
 
-class Database:
+class Database(Generic[Session_co]):
     """One database, its engines and its sessions.
 
         db = Database("postgresql://app@localhost/shop")
@@ -66,7 +73,8 @@ class Database:
         sqlite: How SQLite is opened. Default `SQLiteOptions()`.
         isolation: Isolation level of writing transactions, such as "REPEATABLE READ". Default:
             the server's; on SQLite always serializable.
-        session_class: The class of the sessions. Default SQLAlchemy's `AsyncSession`.
+        session_class: The class of the sessions, such as SQLModel's. Type checkers know it then.
+            Default SQLAlchemy's `AsyncSession`.
         session_options: Further arguments for sessions.
         async_options: SQLAlchemy's arguments for the async engines; they win over the options.
         sync_options: The same for the engines of `db.sync`.
@@ -87,7 +95,7 @@ class Database:
         tls: TLSOptions | None = None,
         sqlite: SQLiteOptions | None = None,
         isolation: str | None = None,
-        session_class: type[AsyncSession] = AsyncSession,
+        session_class: type[Session_co] = AsyncSession,  # type: ignore[assignment] # its default
         session_options: Mapping[str, Any] | None = None,
         async_options: Mapping[str, Any] | None = None,
         sync_options: Mapping[str, Any] | None = None,
@@ -100,34 +108,50 @@ class Database:
             "password": password,
             "isolation": isolation,
         }
-        self._recipe = Recipe.read(url, "async", sqlalchemy_options=async_options or {}, **read)
+        recipe = Recipe.read(url, "async", sqlalchemy_options=async_options or {}, **read)
 
         # A closure, not a partial: its `repr` does not show the URL with the password.
         def read_sync_recipe() -> Recipe:
             return Recipe.read(url, "sync", sqlalchemy_options=sync_options or {}, **read)
 
-        self._read_sync_recipe = read_sync_recipe
+        self._supply = own_supply(_name(recipe), recipe, read_sync_recipe)
         self._session_options = SESSION_OPTIONS | dict(session_options or {})
         sync_class = self._session_options.pop(
             "sync_session_class", session_class.sync_session_class
         )
-        close_seconds = self._recipe.waits.close
+        close_seconds = recipe.waits.close
         self._session_class = async_unit_session_class(
             session_class,
             sync_class,
             close_seconds=close_seconds,
             asked_for=timeouts,
-            limits_commit=self._recipe.target.backend != "sqlite",
+            limits_commit=recipe.target.backend != "sqlite",
         )
         self._twin_session_class = twin_session_class(sync_class, close_seconds=close_seconds)
-        self._loops = EnginesByLoop(repr(self), lambda: async_engines(self._in_place(self._recipe)))
-        # Filled with `setdefault`, which lets one of several threads win, and needs no lock that a
-        # fork could leave locked. What the others have made is used by nobody.
-        self._twin: dict[str, SyncDatabase] = {}
-        self._memory: dict[str, TemporaryDatabase] = {}
+
+        def elsewhere(other: str | URL) -> Database[Session_co]:
+            refuse_what_names_a_place(async_options or {}, "async_options")
+            refuse_what_names_a_place(sync_options or {}, "sync_options")
+            # A password, and what TLS is to verify, belong to the place.
+            moved = {**read, "password": None, "tls": None}
+            if isinstance(pool, Pool):
+                raise ConfigurationError(
+                    "Database(pool=…): a pool of SQLAlchemy's connects where it was made for, and"
+                    " cannot be taken elsewhere, as tests do. Give PoolOptions."
+                )
+            return Database(
+                other,
+                **moved,
+                session_class=session_class,
+                session_options=session_options,
+                async_options=async_options,
+                sync_options=sync_options,
+            )
+
+        self._elsewhere = elsewhere
 
     def __repr__(self) -> str:
-        return f"Database({self._recipe.target.url.render_as_string(hide_password=True)!r})"
+        return _name(self._recipe)
 
     # Engines
 
@@ -148,18 +172,51 @@ class Database:
         Raises:
             MissingDriver: The twin's driver is not installed; the message names the extra.
         """
-        twin = self._twin.get("twin")
-        return twin or self._twin.setdefault("twin", self._make_twin())
+        twins = self._supply.twin
+        twin = twins.get("twin")
+        return twin or twins.setdefault("twin", self._make_twin(self._supply))
 
-    def _make_twin(self) -> SyncDatabase:
-        recipe = self._read_sync_recipe()
+    def _make_twin(self, supply: Supply) -> SyncDatabase:
+        make_engines, transaction_pooler = supply.make_twin()
         return SyncDatabase(
-            lambda: sync_engines(self._in_place(recipe)),
+            make_engines,
             session_class=self._twin_session_class,
             session_options=self._session_options,
             begin_to_write=self._begin(safe=False),
-            transaction_pooler=recipe.pool.mode == "transaction_pooler",
+            transaction_pooler=transaction_pooler,
         )
+
+    @property
+    def _recipe(self) -> Recipe:
+        return self._supply.recipe
+
+    @property
+    def _loops(self) -> EnginesByLoop:
+        return self._supply.loops
+
+    # Other engines, for `fastdb.testing`
+
+    @property
+    def supply(self) -> Supply:
+        """What the engines come from."""
+        return self._supply
+
+    def elsewhere(self, url: str | URL) -> "Database[Session_co]":
+        """Return a Database with the same options for another place.
+
+        Raises:
+            ConfigurationError: An option of SQLAlchemy's would connect to the old one all the same.
+        """
+        return self._elsewhere(url)
+
+    @contextmanager
+    def supplied_by(self, supply: Supply) -> Iterator[None]:
+        """Take the engines from there meanwhile; what is open stays open."""
+        before, self._supply = self._supply, supply
+        try:
+            yield
+        finally:
+            self._supply = before
 
     # Sessions
 
@@ -169,7 +226,7 @@ class Database:
         isolation: str | None = None,
         timeouts: Timeouts | None = None,
         begin: BeginIntent | None = None,
-    ) -> AbstractAsyncContextManager[AsyncSession]:
+    ) -> AbstractAsyncContextManager[Session_co]:
         """Open one unit of work: COMMIT on success, ROLLBACK on any exception, close always.
 
         No connection is taken before the first statement.
@@ -188,11 +245,11 @@ class Database:
             CommitOutcomeUnknown: The connection was lost while COMMIT was in flight.
         """
         session = self._new_session(begin or self._begin(safe=False), isolation, timeouts)
-        return UnitOfWork(session, complete)
+        return self._block(session, complete)
 
     async def run(
         self,
-        unit: Callable[[AsyncSession, *Ts], Awaitable[T]],
+        unit: Callable[[Session_co, *Ts], Awaitable[T]],
         *args: *Ts,
         attempts: int = 3,
         seconds: float = 30.0,
@@ -235,14 +292,15 @@ class Database:
             )
         return await run_again(
             lambda: self.session(isolation=isolation, timeouts=timeouts),
-            lambda session: unit(session, *args),
+            unit,
+            *args,
             attempts=attempts,
             seconds=seconds,
         )
 
     def read_session(
         self, *, snapshot: bool = False, timeouts: Timeouts | None = None
-    ) -> AbstractAsyncContextManager[AsyncSession]:
+    ) -> AbstractAsyncContextManager[Session_co]:
         """Open a session that only reads; the database itself refuses writes.
 
         Args:
@@ -251,7 +309,7 @@ class Database:
             timeouts: Time limits of this session, as in `session`. Default: the Database's.
         """
         session = self._new_read_session(snapshot=snapshot, timeouts=timeouts)
-        return UnitOfWork(session, finish_reading)
+        return self._block(session, finish_reading)
 
     async def create_all(self, metadata: MetaData) -> None:
         """Create the missing tables of `metadata`; safe when several processes start at once."""
@@ -279,9 +337,11 @@ class Database:
             LateWriteWarning: A `yield` dependency may write after its session has ended.
         """
         check_routes(app)
-        async with self:
-            with bound(app, self):
-                yield
+        stand_in = take_stand_in(app, self)
+        with nullcontext() if stand_in is None else self.supplied_by(stand_in.supply):
+            async with self:
+                with bound(app, self):
+                    yield
 
     async def __aenter__(self) -> Self:
         self._loops.enter()
@@ -311,27 +371,34 @@ class Database:
     async def _close_the_rest(self) -> None:
         if not self._loops.closed:
             return
-        for twin in self._twin.values():
+        for twin in self._supply.twin.values():
             await asyncio.to_thread(twin.close)
-        while self._memory:
-            _, memory = self._memory.popitem()
+        while self._supply.memory:
+            _, memory = self._supply.memory.popitem()
             await asyncio.to_thread(memory.delete)
 
+    def pools(self) -> frozenset[Pool]:
+        """Return the pools of all engines there are, in any loop: for `fastdb.testing`."""
+        return frozenset(self._supply.pools())
+
     def __del__(self) -> None:
-        loops: EnginesByLoop | None = getattr(self, "_loops", None)
-        if loops is not None and loops.hold_connections():
+        supply: Supply | None = getattr(self, "_supply", None)
+        if supply is not None and supply.loops.hold_connections():
             message = f"{self!r} was never closed: use `async with db:`"
             warn(message, ResourceWarning, stacklevel=2, source=self)
 
-    def _in_place(self, recipe: Recipe) -> Recipe:
-        """Give an in-memory database the one file that all its engines share."""
-        if not recipe.target.in_memory:
-            return recipe
-        memory = self._memory.get("memory")
-        memory = memory or self._memory.setdefault("memory", TemporaryDatabase())
-        return recipe.in_file(memory.path)
-
     # Making sessions
+
+    def session_from(self, supply: Supply) -> AsyncUnitSession:
+        """Return a session on other engines, for whoever ends it: for `fastdb.testing`."""
+        # On SQLite, a test that has looked at something must not keep the app from writing.
+        engine = supply.loops.here().variant("deferred", None)
+        return self._session_class(engine, **self._session_options)
+
+    def sync_session_from(self, supply: Supply) -> TwinSession:
+        """Return a session of the twin on other engines, for whoever ends it, as there."""
+        twin = supply.twin.get("twin") or supply.twin.setdefault("twin", self._make_twin(supply))
+        return twin.new_session(begin="deferred")
 
     def request_session(self, kind: Kind, *, safe: bool) -> AsyncUnitSession:
         """Return a session for whoever ends it: for the dependencies; others use `session()`."""
@@ -363,6 +430,12 @@ class Database:
         if engine is not engines.snapshot:
             session.snapshot_engine = engines.limited(engines.snapshot, timeouts)
         return session
+
+    def _block(
+        self, session: AsyncUnitSession, finish: Callable[[AsyncUnitSession], Awaitable[None]]
+    ) -> AbstractAsyncContextManager[Session_co]:
+        # Its class is made from the user's while the program runs, where no type checker looks.
+        return cast("AbstractAsyncContextManager[Session_co]", UnitOfWork(session, finish))
 
     def _begin(self, *, safe: bool) -> BeginIntent:
         chosen = self._recipe.sqlite.begin
@@ -396,6 +469,10 @@ class Database:
     async def get_sync_session(self, sessions: Sessions) -> Any:
         """Hand over this request's session of this database's synchronous twin."""
         return sessions.sync_session(self)
+
+
+def _name(recipe: Recipe) -> str:
+    return f"Database({recipe.target.url.render_as_string(hide_password=True)!r})"
 
 
 async def _dispose(engines: Engines[AsyncEngine]) -> None:

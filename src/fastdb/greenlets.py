@@ -6,7 +6,9 @@ that has waited for its next function.
 """
 
 import threading
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
+from traceback import clear_frames
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from greenlet import getcurrent, greenlet
@@ -76,6 +78,8 @@ class GreenletCall(Generic[T]):
                 value = await cast("Awaitable[Any]", self._awaited)
             except BaseException as error:  # noqa: BLE001 - it is raised inside the function
                 worker.parent = getcurrent()
+                if isinstance(error, CancelledError):
+                    empty_frames(error)
                 # With its traceback, which Python 3.11 would forget.
                 self._awaited = worker.throw(type(error), error, error.__traceback__)
             else:
@@ -91,6 +95,16 @@ class GreenletCall(Generic[T]):
         if driver.parent is None and len(idle) < _MOST_IDLE:
             idle.append(worker)
         return cast("T", answer)
+
+
+def empty_frames(error: BaseException) -> None:
+    """Forget the variables of the functions that an error has come through so far.
+
+    A connection of psycopg's that is half open stays so for as long as the frames that opened it.
+    SQLAlchemy keeps those in a cycle until somebody collects garbage; the server waits meanwhile
+    for the rest of the login.
+    """
+    clear_frames(error.__traceback__)
 
 
 def may_wait() -> bool:

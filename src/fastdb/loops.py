@@ -5,9 +5,10 @@ started again, are two loops; with a set for each of them none meets another one
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from sqlalchemy import Pool
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from fastdb.engines import Engines
@@ -75,8 +76,13 @@ class EnginesByLoop:
 
     def hold_connections(self) -> bool:
         """Return whether any engine still has connections open."""
-        sets = [opened.engines for opened in (*self._opened.values(), self._unclaimed) if opened]
-        return any(held_open(engines.main.pool) or held_open(engines.read.pool) for engines in sets)
+        return any(held_open(pool) for pool in self.pools())
+
+    def pools(self) -> Iterator[Pool]:
+        """List the pools of all loops."""
+        for opened in (*self._opened.values(), self._unclaimed):
+            if opened is not None:
+                yield from opened.engines.pools()
 
     def _without_loop(self) -> Engines[AsyncEngine]:
         if len(self._opened) == 1:

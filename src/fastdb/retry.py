@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -15,6 +15,8 @@ from fastdb.options import check_seconds, is_count
 from fastdb.session import AsyncUnitSession
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+SessionT = TypeVar("SessionT", bound=AsyncSession)
 
 _TRANSIENT = frozenset(
     {
@@ -32,9 +34,9 @@ _JITTER_SECONDS = 0.1
 
 
 async def run_again(
-    open_session: Callable[[], AbstractAsyncContextManager[AsyncSession]],
-    unit: Callable[[AsyncSession], Awaitable[T]],
-    *,
+    open_session: Callable[[], AbstractAsyncContextManager[SessionT]],
+    unit: Callable[[SessionT, *Ts], Awaitable[T]],
+    *args: *Ts,
     attempts: int,
     seconds: float,
 ) -> T:
@@ -42,7 +44,8 @@ async def run_again(
 
     Args:
         open_session: Opens a unit of work.
-        unit: Called with its session.
+        unit: Called with its session and `args`.
+        args: Passed on.
         attempts: How often at most.
         seconds: For how long at most new attempts begin.
 
@@ -53,7 +56,7 @@ async def run_again(
     if not is_count(attempts) or attempts < 1:
         raise ConfigurationError(f"run(attempts={attempts!r}): must be a whole number, 1 or more.")
     check_seconds("run", "seconds", seconds)
-    session: AsyncSession | None = None
+    session: SessionT | None = None
 
     def may_help(error: BaseException) -> bool:
         return _is_transient(error) and not _has_committed(session)
@@ -61,7 +64,7 @@ async def run_again(
     async for attempt in _attempts(may_help, attempts, seconds):
         with attempt:
             async with open_session() as session:
-                return await unit(session)
+                return await unit(session, *args)
     raise AssertionError  # pragma: no cover - the last attempt has returned or raised
 
 

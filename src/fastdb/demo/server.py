@@ -12,15 +12,11 @@ from typing import Self
 
 import uvicorn
 
-from fastdb.errors import FastdbError
+from fastdb.errors import FastdbError, ServerFailed
 
 HOST = "127.0.0.1"
 START_SECONDS = 20
 STOP_SECONDS = 5
-
-
-class ServerFailed(FastdbError):
-    """The server's process did not start, or ended by itself; the message ends with its log."""
 
 
 class PortInUse(FastdbError):

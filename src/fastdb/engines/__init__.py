@@ -11,7 +11,7 @@ from sqlalchemy import URL, Engine, Pool
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from fastdb.engines.make import make_async_engine, make_sync_engine
-from fastdb.engines.recipe import Recipe
+from fastdb.engines.recipe import Recipe, refuse_what_names_a_place
 from fastdb.engines.sets import Engines, async_engines, sync_engines
 from fastdb.failover import leave_demoted_primary
 from fastdb.options import PoolOptions, SQLiteOptions, Timeouts, TLSOptions
@@ -23,6 +23,7 @@ __all__ = [
     "async_engines",
     "create_async_engine",
     "create_sync_engine",
+    "refuse_what_names_a_place",
     "sync_engines",
 ]
 

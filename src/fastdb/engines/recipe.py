@@ -131,3 +131,27 @@ def _refuse_for_sqlite(pool: PoolOptions | Pool | None, tls: TLSOptions | None) 
             "PoolOptions.transaction_pooler() is for PostgreSQL and MySQL; SQLite has no server"
             " and no pooler. Leave `pool` out."
         )
+
+
+# In the words of the drivers.
+_PLACES = frozenset(
+    {"host", "hostaddr", "port", "dsn", "database", "dbname", "db", "user", "username", "password"}
+    | {"passwd", "unix_socket", "service", "passfile", "read_default_file", "conninfo"}
+)
+
+
+def refuse_what_names_a_place(options: Mapping[str, Any], where: str) -> None:
+    """Refuse SQLAlchemy's arguments that win over a URL when they say where to connect to.
+
+    Raises:
+        ConfigurationError: One of them does.
+    """
+    found = [name for name in ("creator", "async_creator", "pool") if options.get(name)]
+    arguments = options.get("connect_args") or {}
+    found += [f"connect_args[{name!r}]" for name in sorted(_PLACES & set(arguments))]
+    if found:
+        raise ConfigurationError(
+            f"Database({where}=…) has {', '.join(found)}, which would connect to the same database"
+            " wherever the URL leads, so tests would reach it. Put the place into the URL, and what"
+            " is secret into `password`."
+        )

@@ -78,6 +78,10 @@ class Engines(Generic[E]):
             raise ConfigurationError(NO_LIMITS)
         return engine.execution_options(**{TIMEOUTS_OPTION: timeouts})
 
+    def pools(self) -> tuple[Pool, Pool]:
+        """Return the pools whose connections the engines and their variants use."""
+        return self.main.pool, self.read.pool
+
     def cut_idle(self) -> None:
         """Cut the connections to a server that nobody uses, without waiting for it."""
         for connections in self.connections:

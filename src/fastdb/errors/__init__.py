@@ -21,7 +21,11 @@ FastdbError
 ├── WriteLockHeld                 a task waits for the SQLite write lock that it holds itself
 ├── MigrationFailed               a revision of Alembic's failed, here or in another worker
 ├── MigrationLocked               another worker migrates, for longer than was waited
-└── NotAtHead                     the database is not at the revision that the code is written for
+├── NotAtHead                     the database is not at the revision that the code is written for
+├── NotUndone                     what a test did cannot be rolled back (`fastdb.testing`)
+├── UnitsOverlap                  two units of work of one test wait for each other (there)
+├── ServerMissing                 no server is installed that tests could start (there)
+└── ServerFailed                  a server's process did not start, or ended by itself (there)
 
 LateWriteWarning (a UserWarning)  a `yield` dependency may write after its session has ended
 
@@ -47,11 +51,15 @@ from fastdb.errors.exceptions import (
     MigrationLocked,
     MissingDriver,
     NotAtHead,
+    NotUndone,
     PoolExhausted,
+    ServerFailed,
+    ServerMissing,
     SessionEnded,
     SessionInUse,
     TLSNotEstablished,
     TransactionFailed,
+    UnitsOverlap,
     WriteLockHeld,
     WrongEventLoop,
 )
@@ -75,11 +83,15 @@ __all__ = [
     "MigrationLocked",
     "MissingDriver",
     "NotAtHead",
+    "NotUndone",
     "PoolExhausted",
+    "ServerFailed",
+    "ServerMissing",
     "SessionEnded",
     "SessionInUse",
     "TLSNotEstablished",
     "TransactionFailed",
+    "UnitsOverlap",
     "WriteLockHeld",
     "WrongEventLoop",
     "classify",

@@ -151,3 +151,19 @@ class NotAtHead(FastdbError):
         super().__init__(message)
         self.current = current
         self.heads = heads
+
+
+class NotUndone(FastdbError):
+    """What a test did cannot be undone by a rollback, or was not."""
+
+
+class UnitsOverlap(FastdbError):
+    """Two units of work of a test that is rolled back would have to be open at the same time."""
+
+
+class ServerMissing(FastdbError):
+    """A database server for tests cannot be started here; the message says what to install."""
+
+
+class ServerFailed(FastdbError):
+    """A server's process did not start, or ended by itself; the message ends with its log."""

@@ -10,16 +10,14 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from time import monotonic
 from types import CodeType, FrameType
 from typing import Any
 from weakref import ref
 
-import sqlalchemy
 from sqlalchemy.pool import PoolProxiedConnection
 
-from fastdb.callers import Caller, current_owner, served_request
+from fastdb.callers import Caller, current_owner, is_library, served_request
 
 logger = logging.getLogger("fastdb.pool")
 
@@ -75,6 +73,7 @@ class Holders:
     def __init__(self, name: str, size: int, warn_after: float | None) -> None:
         self.name = name
         self.size = size
+        self.refusals = 0  # how often none was free in time: for `fastdb.testing`
         self._warn_after = warn_after
         self._taken: dict[ref[PoolProxiedConnection], Holding] = {}
         self._next_look: asyncio.TimerHandle | None = None
@@ -173,7 +172,7 @@ def _where(caller: Caller) -> str:
     inside = next((at for at, (each, _) in enumerate(places) if each is code), None)
     if code is not None and inside is None:
         return f", in {code.co_name}()"  # a thread, or a stream
-    theirs = [place for place in places[inside:] if not _is_library(place[0].co_filename)]
+    theirs = [place for place in places[inside:] if not is_library(place[0].co_filename)]
     if not theirs:
         return ""
     code, line = theirs[-1]
@@ -204,13 +203,3 @@ def _places_of_thread(thread: threading.Thread) -> Iterator[tuple[CodeType, int]
         frames.append((frame.f_code, frame.f_lineno))
         frame = frame.f_back
     yield from reversed(frames)
-
-
-# The standard library, what is installed beside SQLAlchemy, and this package.
-_LIBRARIES = tuple(
-    str(Path(file).parents[1]) for file in (asyncio.__file__, sqlalchemy.__file__, __file__)
-)
-
-
-def _is_library(filename: str) -> bool:
-    return filename.startswith(_LIBRARIES)

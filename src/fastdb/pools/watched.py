@@ -38,6 +38,7 @@ class _Watched(_Pool):
         except exc.TimeoutError as error:
             if self.holders is None:
                 raise
+            self.holders.refusals += 1
             raise _exhausted(self.holders, self.checkedout(), self.timeout()) from error
         if self.holders is not None:
             self.holders.took(connection)
@@ -130,6 +131,12 @@ def watch_holders(engine: Engine, *, size: int, warn_after: float | None) -> Non
         pool.holders = Holders(engine.url.database or engine.name, size, warn_after)
     if isinstance(pool, FairQueuePool):
         pool.belongs_to_loop = engine.name != "sqlite"
+
+
+def watch_nobody(engine: Engine) -> None:
+    """Let the pool of `engine` not mind who has its connections, and for how long."""
+    if isinstance(engine.pool, _Watched):
+        engine.pool.holders = None
 
 
 def _exhausted(holders: Holders, in_use: int, seconds: float) -> PoolExhausted:

@@ -49,13 +49,15 @@ def _room(dbapi_connection: Any, backend: str) -> int | None:
     cursor = dbapi_connection.cursor()
     try:
         cursor.execute(_ROOM[backend])
-        return int(cursor.fetchone()[0])
+        room = int(cursor.fetchone()[0])
     except Exception:
         logger.debug("The server does not tell how many connections it takes", exc_info=True)
-        return None
+        room = None
     finally:
         cursor.close()
-        dbapi_connection.rollback()
+    # Not where the task was cancelled, whose connection is given up: this would fail in its place.
+    dbapi_connection.rollback()
+    return room
 
 
 def workers(arguments: Sequence[str], environment: Mapping[str, str]) -> int:

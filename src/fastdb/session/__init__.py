@@ -7,6 +7,7 @@ twin.
 
 from fastdb.session.async_unit import AsyncUnitSession, async_unit_session_class
 from fastdb.session.blocks import atomic, on_commit
+from fastdb.session.capture import Captured, capturing
 from fastdb.session.ending import (
     abandon,
     abandon_sync,
@@ -21,12 +22,14 @@ from fastdb.session.unit import SESSION_OPTIONS, UnitSession
 __all__ = [
     "SESSION_OPTIONS",
     "AsyncUnitSession",
+    "Captured",
     "TwinSession",
     "UnitSession",
     "abandon",
     "abandon_sync",
     "async_unit_session_class",
     "atomic",
+    "capturing",
     "complete",
     "complete_sync",
     "finish_reading",

@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 from sqlalchemy.orm import Session, SessionTransaction
 
 from fastdb.errors import ConfigurationError
-from fastdb.session.callbacks import Callback
+from fastdb.session.capture import Callback
 from fastdb.session.unit import UnitSession
 
 

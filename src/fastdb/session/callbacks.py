@@ -1,13 +1,13 @@
 """What is to be done once a transaction has been committed."""
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 
 from sqlalchemy.orm import SessionTransaction
 
-logger = logging.getLogger("fastdb.session")
+from fastdb.session.capture import Callback, due
 
-Callback = Callable[[], object]
+logger = logging.getLogger("fastdb.session")
 
 
 class Callbacks:
@@ -67,4 +67,4 @@ class Callbacks:
 
     def _take(self) -> list[Callback]:
         committed, self._committed = self._committed, []
-        return committed
+        return due(committed)
