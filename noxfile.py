@@ -4,9 +4,10 @@
     nox -s demo                                # a real app on SQLite, driven over HTTP
     nox -s tests-3.12 -- --driver asyncpg      # one Python, one driver
     nox -s tests-3.12 -- tests/test_urls.py    # whatever pytest understands
-    nox -s faults -- --times 20                # what is killed, cut off or cancelled, 20 times
+    nox -s faults-3.12 -- --times 20           # what is killed, cut off or cancelled, 20 times
     nox -s bank -- --seconds 60 --seed 3       # money under faults, on every database
     nox -s compliance -- -k Reflection         # some of SQLAlchemy's own tests of dialects
+    nox -s examples                            # the applications in examples/, over HTTP
     nox -l                                     # the names of all sessions
 
 Only Pythons that this machine has are used; one that is missing is named at the start.
@@ -29,6 +30,7 @@ nox.options.default_venv_backend = "uv|virtualenv"  # uv where the machine has i
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+EXAMPLES = sorted(path.parent.name for path in ROOT.glob("examples/*/pyproject.toml"))
 SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
 MAIN = "3.12"  # the one that measures coverage
 
@@ -66,18 +68,26 @@ def offer_pythons() -> list[str]:
     return found
 
 
+# The tests start hundreds of processes, each of which would compile all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ.setdefault("UV_COMPILE_BYTECODE", "1")  # pip does so by itself
+
 PYTHONS = offer_pythons()
 MISSING = [version for version in SUPPORTED if version not in PYTHONS]
 if MISSING and "_ARGCOMPLETE" not in os.environ:
     print(f"NOT TESTED: Python {', '.join(MISSING)} not found on this machine", file=sys.stderr)
 if MAIN not in PYTHONS:
     MAIN = PYTHONS[-1]
-OLDEST = PYTHONS[0]
+OLDEST, NEWEST = PYTHONS[0], PYTHONS[-1]
 
-# The tests of faults take minutes, and run with the newest of everything, on the Python that
-# measures coverage. What older drivers and Python 3.11 do when they are cancelled is their own
-# affair: see docs/reliability.md.
+# Half of the time, a test waits: for a server, for another process.
+PROCESSES = f"--numprocesses={min(2 * (os.cpu_count() or 1), 8)}"
+
+# The tests of faults take minutes, and run with the newest of everything, beside those that measure
+# coverage; under it, those with many processes would starve each other. What older drivers and
+# Python 3.11 do when they are cancelled is their own affair: see docs/reliability.md.
 WITHOUT_FAULTS = ("-m", "not faults")
+WITHOUT_CROWD = ("-m", "not crowd")
 
 # What is quick comes first, and the coverage after the tests that measure it.
 nox.options.sessions = [
@@ -86,12 +96,14 @@ nox.options.sessions = [
     "docs",
     "build",
     "demo",
+    "examples",
     f"tests-{MAIN}",
     "coverage",
-    "tests-min",
-    "tests-sa20",
+    "crowd",
+    "tests-min",  # on the oldest Python
+    "tests-sa20",  # on the newest
     "compliance",
-    *(f"tests-{version}" for version in PYTHONS if version != MAIN),
+    *(f"tests-{version}" for version in PYTHONS if version not in (OLDEST, MAIN, NEWEST)),
 ]
 
 
@@ -101,7 +113,7 @@ def tests(session: nox.Session) -> None:
     install(session, "test", "openapi", extras="all")
     if session.python == MAIN:
         session.run("coverage", "erase")
-        session.run("coverage", "run", "-m", "pytest", *pytest_arguments(session))
+        session.run("coverage", "run", "-m", "pytest", *WITHOUT_CROWD, *pytest_arguments(session))
     else:
         session.run("pytest", *WITHOUT_FAULTS, *pytest_arguments(session))
 
@@ -117,9 +129,9 @@ def tests_min(session: nox.Session) -> None:
     session.run("pytest", *WITHOUT_FAULTS, ignored, *pytest_arguments(session))
 
 
-@nox.session(name="tests-sa20", python=MAIN)
+@nox.session(name="tests-sa20", python=NEWEST)
 def tests_sa20(session: nox.Session) -> None:
-    """Run the tests with the newest SQLAlchemy 2.0, which many apps stay on."""
+    """Run the tests with the newest SQLAlchemy 2.0, which many apps stay on, and all else new."""
     install(session, "test", "openapi", "sqlalchemy<2.1", extras="all")
     session.run("pytest", *WITHOUT_FAULTS, *pytest_arguments(session))
 
@@ -156,9 +168,13 @@ def lint(session: nox.Session) -> None:
 @nox.session(python=MAIN)
 def types(session: nox.Session) -> None:
     """Check the types, as two type checkers see them."""
-    install(session, "types", "nox", extras="all")
+    theirs = [one for example in EXAMPLES for one in requirements_of(example)[1]]
+    install(session, "types", "nox", *theirs, extras="all,testing")
     session.run("mypy")
     session.run("pyright")
+    for example in EXAMPLES:
+        with session.chdir(ROOT / "examples" / example):
+            session.run("mypy", "--strict", "--cache-dir", str(ROOT / ".mypy_cache"), ".")
 
 
 @nox.session(python=MAIN)
@@ -196,6 +212,15 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session(python=MAIN)
+@nox.parametrize("example", EXAMPLES, ids=EXAMPLES)
+def examples(session: nox.Session, example: str) -> None:
+    """Run an application of examples/ as somebody who has copied it: with what it asks for."""
+    extras, theirs = requirements_of(example)
+    install(session, "openapi", *theirs, extras=extras)
+    session.run("python", "-W", "error", "tests_examples", example, *session.posargs)
+
+
+@nox.session(python=MAIN)
 def bench(session: nox.Session) -> None:
     """Compare the speed with other libraries; `nox -s bench -- sqlite` and more: see its README."""
     install(session, "test", "bench", extras="all")
@@ -215,19 +240,26 @@ def bench_quick(session: nox.Session) -> None:
     session.run("python", "benchmarks", "quick", *session.posargs)
 
 
-@nox.session(python=MAIN)
+@nox.session(python=PYTHONS[PYTHONS.index(MAIN) :])
 def faults(session: nox.Session) -> None:
-    """Run the tests of faults alone; `nox -s faults -- --times 20` so often, all must be green."""
+    """Run the tests of faults alone; `nox -s faults-3.12 -- --times 20` so often."""
     arguments = list(session.posargs)
     times = 1
     if "--times" in arguments:
         at = arguments.index("--times")
         times = int(arguments[at + 1])
         del arguments[at : at + 2]
-    install(session, "test", extras="all")
+    install(session, "test", "openapi", extras="all")
     for number in range(1, times + 1):
         session.log("run %d of %d", number, times)
-        session.run("pytest", "-m", "faults", "--numprocesses=auto", "--maxprocesses=4", *arguments)
+        session.run("pytest", "-m", "faults", PROCESSES, *arguments)
+
+
+@nox.session(python=MAIN)
+def crowd(session: nox.Session) -> None:
+    """Run those tests of faults that have many processes."""
+    install(session, "test", "openapi", extras="all")
+    session.run("pytest", "-m", "crowd", *pytest_arguments(session))
 
 
 @nox.session(python=MAIN)
@@ -244,6 +276,16 @@ def install(session: nox.Session, *requirements: str, extras: str) -> None:
         entry for name in requirements for entry in (group(name) if name in groups else [name])
     ]
     session.install(f".[{extras}]", *wanted)
+
+
+def requirements_of(example: str) -> tuple[str, list[str]]:
+    """Return the extras of fastdb that an example asks for, and its other requirements."""
+    project = nox.project.load_toml(ROOT / "examples" / example / "pyproject.toml")
+    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["test"]]
+    ours = re.compile(r"fastapi-fastdb(?:\[(?P<extras>[\w,-]+)])?")
+    found = [match for one in wanted if (match := ours.match(one))]
+    extras = ",".join(match["extras"] for match in found if match["extras"])
+    return extras, [one for one in wanted if not ours.match(one)]
 
 
 def try_peers(session: nox.Session, *packages: str) -> Path:
@@ -271,8 +313,8 @@ def try_peers(session: nox.Session, *packages: str) -> Path:
 
 
 def pytest_arguments(session: nox.Session) -> list[str]:
-    """Return what is asked for; or else, as many processes as there are cores, within reason."""
-    return session.posargs or ["--numprocesses=auto", "--maxprocesses=4"]
+    """Return what is asked for; or two processes for each core, and who was slow."""
+    return session.posargs or [PROCESSES, "--durations=15"]
 
 
 def group(name: str) -> tuple[str, ...]:
@@ -296,7 +338,10 @@ def look_into(session: nox.Session, wheel: Path) -> None:
     for wanted in ("fastdb/py.typed", "/licenses/LICENSE"):
         if not any(name.endswith(wanted) for name in names):
             session.error(f"{wheel.name} has no {wanted}")
-    if foreign := [name for name in names if not name.startswith(("fastdb/", "fastapi_fastdb-"))]:
+    ours = ("fastdb/", "fastapi_fastdb-", "pytest_fastdb.py")
+    if "pytest_fastdb.py" not in names:
+        session.error(f"{wheel.name} has no plugin for pytest")
+    if foreign := [name for name in names if not name.startswith(ours)]:
         session.error(f"{wheel.name} would install {foreign}")
 
 
@@ -306,8 +351,14 @@ def smoke_test(session: nox.Session, package: Path, extra: str) -> None:
     directory = Path(session.create_tmp()) / "smoke"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
-    session.run("python", "-m", "venv", str(directory / "venv"))
     python = directory / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
     requirement = f"{package}[{extra}]" if extra else str(package)
-    session.run(str(python), "-m", "pip", "install", "--quiet", requirement, external=True)
+    if session.venv_backend == "uv":
+        make: tuple[str, ...] = ("uv", "venv", "--quiet", "--python", f"{session.bin}/python")
+        install: tuple[str, ...] = ("uv", "pip", "install", "--quiet", "--python", str(python))
+    else:
+        make = ("python", "-m", "venv")
+        install = (str(python), "-m", "pip", "install", "--quiet")
+    session.run(*make, str(directory / "venv"), external=True)
+    session.run(*install, requirement, external=True, env={"UV_COMPILE_BYTECODE": "0"})
     session.run(str(python), "-I", str(ROOT / "tests" / "smoke.py"), extra, external=True)

@@ -2,7 +2,9 @@
 
 `python benchmarks peers` compares with other libraries too, see `peers/`; `quick` is its short
 form. `python benchmarks sqlite` goes further for SQLite, with many clients at once: see `sqlite/`.
-`python benchmarks migrations` measures what `await upgrade(db)` adds to the start of a worker.
+`python benchmarks migrations` measures what `await upgrade(db)` adds to the start of a worker, and
+`python benchmarks testkit` what a test's rollback costs. `python benchmarks reports` measures how
+many requests that wait for a language model a few connections carry.
 See README.md beside this file for how to run them and how to read what they say.
 """
 
@@ -36,6 +38,14 @@ def main() -> None:
         return run(arguments)
     if command == ["migrations"]:
         from migrations import run
+
+        return run(arguments)
+    if command == ["testkit"]:
+        from testkit import run
+
+        return run(arguments)
+    if command == ["reports"]:
+        from reports import run
 
         return run(arguments)
     if command == ["quick"]:

@@ -1,0 +1,1 @@
+"""What assets at several brokers are worth, in any currency, on any day."""

@@ -1,0 +1,1 @@
+"""Operations over many files, whose progress is seen while they run."""

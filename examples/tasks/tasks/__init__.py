@@ -1,0 +1,1 @@
+"""Projects, their tasks, and tags: routes ask services, services ask repositories."""

@@ -1,0 +1,1 @@
+"""Workflows: steps that ask a language model, some of them at the same time."""
