@@ -80,8 +80,9 @@ if MAIN not in PYTHONS:
     MAIN = PYTHONS[-1]
 OLDEST, NEWEST = PYTHONS[0], PYTHONS[-1]
 
-# Half of the time, a test waits: for a server, for another process.
-PROCESSES = f"--numprocesses={min(2 * (os.cpu_count() or 1), 8)}"
+# Half of the time, a test waits: for a server, for another process. Who has none left takes over
+# from the others, as the slow ones come together.
+PROCESSES = (f"--numprocesses={min(2 * (os.cpu_count() or 1), 8)}", "--dist=worksteal")
 
 # The tests of faults take minutes, and run with the newest of everything, beside those that measure
 # coverage; under it, those with many processes would starve each other. What older drivers and
@@ -252,7 +253,7 @@ def faults(session: nox.Session) -> None:
     install(session, "test", "openapi", extras="all")
     for number in range(1, times + 1):
         session.log("run %d of %d", number, times)
-        session.run("pytest", "-m", "faults", PROCESSES, *arguments)
+        session.run("pytest", "-m", "faults", *PROCESSES, *arguments)
 
 
 @nox.session(python=MAIN)
@@ -314,7 +315,7 @@ def try_peers(session: nox.Session, *packages: str) -> Path:
 
 def pytest_arguments(session: nox.Session) -> list[str]:
     """Return what is asked for; or two processes for each core, and who was slow."""
-    return session.posargs or [PROCESSES, "--durations=15"]
+    return session.posargs or [*PROCESSES, "--durations=15"]
 
 
 def group(name: str) -> tuple[str, ...]:

@@ -95,11 +95,14 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--servers", action="store_true", help="start private servers, as tests do")
     parser.add_argument("--tests", type=int, default=1000, help="default 1000")
     parser.add_argument("--rounds", type=int, default=5, help="default 5")
+    parser.add_argument("--rollback", action="store_true", help="leave out databases of their own")
     chosen = parser.parse_args(arguments)
-    table = Table("database", "bare, s", "rolled back, s", "own database, s", "ratio", "ratio, own")
+    ways = ["rolled back"] if chosen.rollback else ["rolled back", "own database"]
+    columns = [f"{way}, {what}" for what in ("s", "ratio (least to most)") for way in ways]
+    table = Table("database", "bare, s", *columns)
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="fastdb-benchmark-"))
-        projects = _projects(Path(directory), chosen.tests)
+        projects = _projects(Path(directory), chosen.tests)[: len(ways) + 1]
         targets = [stack.enter_context(sqlite())]
         if chosen.servers:
             targets += stack.enter_context(private_servers())
@@ -128,13 +131,14 @@ def _measure(target: Target, projects: list[tuple[Path, list[str]]], rounds: int
     for _ in range(rounds):
         for (project, options), figures in zip(projects, seconds, strict=True):
             figures.append(_run_pytest(project, url, options))
-    bare, rolled_back, own = (statistics.median(figures) for figures in seconds)
     ratios = [
-        statistics.median(one / other for one, other in zip(each, seconds[0], strict=True))
-        for each in seconds[1:]
+        [one / bare for one, bare in zip(each, seconds[0], strict=True)] for each in seconds[1:]
     ]
-    figures_shown = [f"{value:.2f}" for value in (bare, rolled_back, own, *ratios)]
-    return [target.name, *figures_shown]
+    return [
+        target.name,
+        *(f"{statistics.median(each):.2f}" for each in seconds),
+        *(f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})" for each in ratios),
+    ]
 
 
 def _run_pytest(project: Path, url: str, options: list[str]) -> float:

@@ -292,20 +292,29 @@ async def test_autocommit_is_not_undone_by_a_failure(undone: Database) -> None:
     assert await names(undone) == ["before", "a", "b", "c"]
 
 
-@pytest.mark.backends("postgresql")
-async def test_function_that_writes_is_undone(undone: Database) -> None:
+FUNCTIONS = {
+    "postgresql": "CREATE FUNCTION put() RETURNS int LANGUAGE sql AS"
+    " $$ INSERT INTO item (name) VALUES ('put') RETURNING 1 $$",
+    "mysql": "CREATE FUNCTION put() RETURNS int BEGIN"
+    " INSERT INTO item (name) VALUES ('put'); RETURN 1; END",
+}
+
+
+@pytest.mark.backends(*FUNCTIONS)
+async def test_function_that_writes_is_undone(database: Database, backend: Backend) -> None:
     """A SELECT may write, which only the database knows."""
-    async with undone.engine.begin() as connection:
-        await connection.execute(
-            text(
-                "CREATE FUNCTION put() RETURNS void LANGUAGE sql AS"
-                " $$ INSERT INTO item (name) VALUES ('put') $$"
-            )
-        )
-    async with undone.session() as session:
-        await session.execute(text("SELECT put()"))
-        await session.rollback()
-    assert await names(undone) == ["before"]
+    await database.create_all(Base.metadata)
+    async with database.engine.begin() as connection:
+        await connection.execute(text(FUNCTIONS[backend.name]))
+    async with rolled_back(database):
+        async with database.session() as session:
+            await session.execute(text("SELECT put()"))
+            await session.rollback()
+        assert await names(database) == []
+        async with database.session() as session:
+            await session.execute(text("SELECT put()"))
+        assert await names(database) == ["put"]
+    assert await names(database) == []
 
 
 async def test_task_that_outlives_its_test_writes_nothing(database: Database) -> None:
@@ -428,6 +437,13 @@ async def test_lost_connection_is_told(database: Database) -> None:
                 async with database.session() as session:
                     await session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
     assert await names(database) == []
+
+
+@pytest.mark.backends("mysql")
+async def test_connection_may_idle(undone: Database) -> None:
+    """The transaction goes on between tests, and in a debugger: nobody ends it meanwhile."""
+    async with undone.engine.connect() as connection:
+        assert await connection.scalar(text("SELECT @@idle_transaction_timeout")) == 0
 
 
 async def test_two_databases(database: Database, tmp_path: Path) -> None:

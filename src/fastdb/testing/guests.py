@@ -82,6 +82,8 @@ class GuestConnection:
 
     def rollback(self) -> None:
         """Undo what was done since the last COMMIT."""
+        if self.guest.is_over:  # with all that it did
+            self.guest.is_over = self._was_sent = False
         if self._was_sent:  # a pool asks for it at each return
             self._at_home(lambda: self._shared.rollback(self.guest))
             self._was_sent = False

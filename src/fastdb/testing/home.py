@@ -8,7 +8,8 @@ needs it sends its work there, from whichever loop or thread.
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy.util import await_only
 
@@ -71,7 +72,7 @@ class Home:
         """
         if asyncio.get_running_loop() is self.loop:
             return await coroutine
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self.loop))
+        return await _Visit(coroutine, self.loop).result()
 
     def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine there, from synchronous code of SQLAlchemy's, wherever that runs.
@@ -101,6 +102,62 @@ class Home:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+class _Visit(Generic[T]):
+    """A coroutine that runs in another event loop than the one that awaits it.
+
+    As `wrap_future(run_coroutine_threadsafe(…))`, whose futures have locks and conditions for
+    threads that would wait: each statement of each test would pay for those.
+
+    Args:
+        coroutine: What to run.
+        home: Where.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], home: asyncio.AbstractEventLoop) -> None:
+        self._coroutine = coroutine
+        self._home = home
+        self._task: asyncio.Task[T] | None = None
+
+    async def result(self) -> T:
+        """Run it and return its result; a cancellation goes there, and is not waited for.
+
+        Raises:
+            BaseException: What the coroutine raised.
+        """
+        self._here = asyncio.get_running_loop()
+        self._arrival: asyncio.Future[T] = self._here.create_future()
+        self._home.call_soon_threadsafe(self._start)
+        try:
+            return await self._arrival
+        except asyncio.CancelledError:
+            with suppress(RuntimeError):  # it is closed
+                self._home.call_soon_threadsafe(self._cancel)
+            raise
+
+    def _start(self) -> None:
+        self._task = self._home.create_task(self._coroutine)
+        self._task.add_done_callback(self._return)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _return(self, task: asyncio.Task[T]) -> None:
+        error = None if task.cancelled() else task.exception()
+        with suppress(RuntimeError):  # the loop of who has left is closed
+            self._here.call_soon_threadsafe(self._arrive, task, error)
+
+    def _arrive(self, task: asyncio.Task[T], error: BaseException | None) -> None:
+        if self._arrival.done():
+            return  # who has been waiting is gone
+        if task.cancelled():
+            self._arrival.cancel()
+        elif error is not None:
+            self._arrival.set_exception(error)
+        else:
+            self._arrival.set_result(task.result())
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

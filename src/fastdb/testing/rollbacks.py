@@ -32,20 +32,20 @@ class Rollbacks:
         self._guests: GuestEngines | None = None
 
     def begin(self) -> GuestEngines:
-        """Begin the transaction around a test, and return the engines of its guests."""
-        return self._home.run(self._begin())
+        """Begin a test, and return the engines of its guests."""
+        if self._shared is None or self._guests is None:
+            self._shared, self._guests = self._home.run(self._connect())
+        self._shared.begin()
+        return self._guests
 
-    async def _begin(self) -> GuestEngines:
+    async def _connect(self) -> tuple[SharedTransaction, GuestEngines]:
         if self._engines is None:
             self._engines = self._real.make()
             watch_nobody(self._engines.main.sync_engine)  # one connection is held, for good
-        if self._shared is None:
-            self._shared = SharedTransaction(self._engines.main)
-        await self._shared.begin()
-        if self._guests is None:
-            dialect = self._engines.main.sync_engine.dialect
-            self._guests = GuestEngines(self._home, self._shared, dialect, self._real.recipe)
-        return self._guests
+        shared = SharedTransaction(self._engines.main)
+        await shared.connect()
+        dialect = self._engines.main.sync_engine.dialect
+        return shared, GuestEngines(self._home, shared, dialect, self._real.recipe)
 
     def roll_back(self) -> None:
         """Undo all that was done since `begin`.

@@ -5,7 +5,7 @@ ROLLBACK goes back to it. Savepoints of one connection lie on top of each other,
 one of them undoes all that has come after it, whoever wrote it. Therefore a unit of work that has
 written is alone until it ends: the others wait, as they would for its locks; only reads of the same
 request do not. Those that have only read are in nobody's way: theirs is released, and they take a
-new one when they go on.
+new one when they go on. Only where a read could do harm, do they have one.
 
 The session of the test itself is a host: what the app does meanwhile lies on top of it, and sees
 what the test has flushed.
@@ -15,9 +15,11 @@ Everything here runs in the event loop in which the connection lives.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from itertools import count
 from typing import Any, TypeVar
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction
 
 from fastdb.callers import Caller
@@ -37,6 +39,11 @@ _numbers = count(1)
 # Cancelled in the middle of an answer, their connection is lost, and with it the test's data.
 _NOT_TO_BE_CANCELLED = frozenset({"aiomysql", "asyncmy"})
 
+_MYSQL_FUNCTIONS = text(
+    "SELECT EXISTS (SELECT * FROM information_schema.routines WHERE routine_type = 'FUNCTION'"
+    " AND routine_schema NOT IN ('mysql', 'sys'))"
+)
+
 _ENDED = (
     "The transaction around this test was ended inside of it: by a procedure that commits, or with"
     " its connection. What the test wrote may still be there."
@@ -49,6 +56,7 @@ class Guest:
     Attributes:
         name: Of its savepoint.
         number: Its own, for the savepoints that it asks for.
+        is_saved: Its savepoint is there.
         is_over: Its transaction was rolled back with the test in which it began.
         reads_only: The database refuses its writes.
         autocommits: Each of its statements commits itself.
@@ -62,6 +70,7 @@ class Guest:
         self.reads_only = reads_only
         self.autocommits = False
         self.is_host = is_host
+        self.is_saved = False
         self.has_written = False
         self.has_failed = False
         self.said_first = ""
@@ -70,7 +79,7 @@ class Guest:
     def begin(self, name: str, caller: Caller, statement: str) -> None:
         """Take note of who has begun."""
         self.name = name
-        self.has_written = self.has_failed = False
+        self.is_saved = self.has_written = self.has_failed = False
         self.caller, self.said_first = caller, _first_line(statement)
 
     def would_wait_for_itself(self, caller: Caller) -> bool:
@@ -101,27 +110,40 @@ class SharedTransaction:
         self._wait_seconds = wait_seconds
         self._connection: AsyncConnection | None = None
         self._transaction: AsyncTransaction | None = None
+        self._test: object = None  # a new one for each, None between them
         self.dbapi_connection: Any = None
-        self._guests: list[Guest] = []  # those that have a savepoint, the innermost last
+        self._guests: list[Guest] = []  # those that have begun, the innermost last
         # Who holds it has the connection; who waits for it is told when a savepoint has gone.
         self._changes = asyncio.Condition()
         self._is_read_only: bool | None = False
         self._is_lost = False
         self._backend = engine.dialect.name
         self._is_mysql = self._backend in ("mysql", "mariadb")
+        # A statement that fails costs PostgreSQL all that is not saved. Elsewhere only a function
+        # that is selected could write, which SQLite does not have.
+        self._saves_readers = self._backend == "postgresql"
         self._may_be_cancelled = engine.dialect.driver not in _NOT_TO_BE_CANCELLED
 
-    async def begin(self) -> None:
-        """Begin the transaction around a test."""
-        if self._connection is None or self._connection.closed or self._connection.invalidated:
-            await self._let_go()
-            self._is_read_only, self._is_lost = False, False
-            self._connection = await self._engine.connect()
-            raw = await self._connection.get_raw_connection()
-            self.dbapi_connection = raw.dbapi_connection
-        self._transaction = await self._connection.begin()
-        if self._backend != "postgresql":
-            await self._say(f"SAVEPOINT {_AROUND}")
+    async def connect(self) -> AsyncConnection:
+        """Take the connection, and return it."""
+        self._is_read_only, self._is_lost = False, False
+        connection = self._connection = await self._engine.connect()
+        raw = await connection.get_raw_connection()
+        self.dbapi_connection = raw.dbapi_connection
+        if self._is_mysql:
+            await self._get_to_know_mysql(connection)
+        return connection
+
+    async def _get_to_know_mysql(self, connection: AsyncConnection) -> None:
+        self._saves_readers = bool(await connection.scalar(_MYSQL_FUNCTIONS))
+        if getattr(self._engine.dialect, "is_mariadb", False):
+            # The transaction goes on between tests, and while somebody looks around in a debugger.
+            await connection.execute(text("SET SESSION idle_transaction_timeout = 0"))
+        await connection.rollback()
+
+    def begin(self) -> None:
+        """Begin a test; its transaction begins with its first statement."""
+        self._test = object()
 
     async def roll_back(self) -> None:
         """Undo all that was done since `begin`.
@@ -129,18 +151,16 @@ class SharedTransaction:
         Raises:
             NotUndone: The transaction was not there any more.
         """
-        transaction, self._transaction = self._transaction, None
+        self._test = None
         async with self._changes:
             while self._guests:
                 self._guests.pop().is_over = True
             self._changes.notify_all()
-            if transaction is None:
+            if self._transaction is None:
                 return
             try:
                 await self._read_only(False)
-                if self._backend != "postgresql":
-                    await self._say(f"ROLLBACK TO SAVEPOINT {_AROUND}")
-                await transaction.rollback()
+                await self._undo(self._transaction)
             except Exception as error:
                 await self._give_up()
                 raise NotUndone(_ENDED) from error
@@ -148,9 +168,24 @@ class SharedTransaction:
                 await self._give_up()
                 raise NotUndone(_ENDED)
 
+    async def _begin(self) -> None:
+        connection = self._connection
+        if connection is None or connection.closed or connection.invalidated:
+            await self._let_go()
+            connection = await self.connect()
+        self._transaction = await connection.begin()
+        if self._backend != "postgresql":
+            await self._say(f"SAVEPOINT {_AROUND}")
+
+    async def _undo(self, transaction: AsyncTransaction) -> None:
+        if self._backend == "postgresql":
+            self._transaction = None  # its now() is that of its beginning
+            await transaction.rollback()
+        else:
+            await self._say(f"ROLLBACK TO SAVEPOINT {_AROUND}")  # kept, for the next test
+
     async def _give_up(self) -> None:
-        connection, self._connection = self._connection, None
-        self._is_read_only = False
+        connection, self._connection, self._transaction = self._connection, None, None
         if connection is not None:
             await connection.invalidate()
             await connection.close()
@@ -160,7 +195,7 @@ class SharedTransaction:
         await self._let_go()
 
     async def _let_go(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._transaction = self._connection, None, None
         if connection is not None:
             await connection.close()
 
@@ -181,7 +216,7 @@ class SharedTransaction:
             UnitsOverlap: Another unit of work did not end in time, or cannot.
             NotUndone: The statement cannot be undone by a rollback; it is not run.
         """
-        test = self._transaction
+        test = self._test
         self._refuse(statement)
         reads = only_reads(statement)
         if guest.reads_only and self._is_mysql and not reads:
@@ -191,13 +226,11 @@ class SharedTransaction:
             )
         async with self._changes:
             await self._turn(guest, caller, statement, reads=reads)
-            if guest.is_over or self._transaction is not test:
+            if guest.is_over or self._test is not test:
                 raise NotUndone(OVER)
-            if guest not in self._guests:
-                # By their place: drivers keep statements prepared by their text.
-                guest.begin(f"fastdb_{len(self._guests)}", caller, statement)
-                await self._say(f"SAVEPOINT {guest.name}")
-                self._guests.append(guest)
+            if self._transaction is None:
+                await _to_the_end(self._begin())
+            await self._enter(guest, caller, statement, reads=reads)
             await self._read_only(guest.reads_only)
             guest.has_written = guest.has_written or not reads
             try:
@@ -209,6 +242,15 @@ class SharedTransaction:
             finally:
                 if guest.autocommits and not self._is_lost:
                     await self._step_aside(guest)
+
+    async def _enter(self, guest: Guest, caller: Caller, statement: str, *, reads: bool) -> None:
+        if guest not in self._guests:
+            # By their place: drivers keep statements prepared by their text.
+            guest.begin(f"fastdb_{len(self._guests)}", caller, statement)
+            self._guests.append(guest)
+        if not guest.is_saved and (self._saves_readers or not reads):
+            await self._say(f"SAVEPOINT {guest.name}")
+            guest.is_saved = True
 
     def _is_disconnect(self, error: Any) -> bool:
         dialect: Any = self._engine.dialect
@@ -243,9 +285,10 @@ class SharedTransaction:
 
     async def _release(self, guest: Guest, *statements: str) -> None:
         try:
-            await self._read_only(False)
-            for statement in statements:
-                await self._say(statement)
+            if guest.is_saved:
+                await self._read_only(False)
+                for statement in statements:
+                    await self._say(statement)
         finally:
             self._guests.remove(guest)
             self._changes.notify_all()
@@ -257,17 +300,16 @@ class SharedTransaction:
 
     async def _turn(self, guest: Guest, caller: Caller, statement: str, *, reads: bool) -> None:
         """Wait until nobody is above the guest who would be undone with it."""
-        other = None
-        try:
+        other = await self._in_the_way(guest, caller, reads=reads)
+        if other is None:
+            return
+        with suppress(TimeoutError):
             async with asyncio.timeout(self._wait_seconds):
-                while (other := await self._in_the_way(guest, caller, reads=reads)) is not None:
-                    if other.would_wait_for_itself(caller):
-                        break
+                while not other.would_wait_for_itself(caller):
                     await self._changes.wait()
-                else:
-                    return
-        except TimeoutError:
-            pass
+                    other = await self._in_the_way(guest, caller, reads=reads)
+                    if other is None:
+                        return
         raise UnitsOverlap(
             f"Two units of work of this test overlap: {caller} was to run {_first_line(statement)},"
             f" but {other} has not ended. In a test that is rolled back, all share one connection,"
@@ -299,7 +341,7 @@ class SharedTransaction:
         return any(other.has_written and not other.is_host for other in beneath)
 
     def _refuse(self, statement: str) -> None:
-        if self._transaction is None:
+        if self._test is None:
             raise NotUndone(
                 f"This was to run outside of any test: {_first_line(statement)}. A test that uses"
                 " the app's database asks for a fixture of fastdb's (db, session, client, …), or"
