@@ -121,6 +121,40 @@ def test_each_test_begins_from_the_template(
             assert len(row) == 2
 
 
+SEQUENCE = """
+    CREATE SEQUENCE numbers START WITH 7 INCREMENT BY 5 NOCACHE;
+    CREATE TABLE parts (id BIGINT PRIMARY KEY DEFAULT (nextval(numbers)), name VARCHAR(20));
+    INSERT INTO parts (name) VALUES ('template')
+"""
+WITH_SEQUENCE = f'''
+
+async def make_sequence(db):
+    async with db.session() as session:
+        for statement in """{SEQUENCE}""".split(";"):
+            await session.execute(text(statement))
+'''
+
+
+@pytest.mark.parametrize("backend_id", ["mysql-aiomysql", "mysql-asyncmy"])
+def test_sequences_begin_where_the_templates_are(
+    backend_id: str, module: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """MariaDB's, in each test's own database; a column takes its values from there."""
+    with (tmp_path / f"{module}.py").open("a") as file:
+        file.write(WITH_SEQUENCE)
+    url = url_of(request, backend_id)
+    settings = Settings(app=f"{module}:app", url=url, schemas=(f"{module}:make_sequence",))
+    with opened(settings) as kit:
+        for _ in range(3):
+            with kit.isolated("database") as test:
+                session = test.sync_session()
+                for name in ("a", "b"):
+                    session.execute(text("INSERT INTO parts (name) VALUES (:name)"), {"name": name})
+                session.commit()
+                numbers = session.scalars(text("SELECT id FROM parts ORDER BY id"))
+                assert list(numbers) == [7, 12, 17]
+
+
 @pytest.mark.parametrize("backend_id", BACKEND_IDS)
 def test_connection_that_is_left_open_keeps_nobody_waiting(
     backend_id: str, module: str, request: pytest.FixtureRequest

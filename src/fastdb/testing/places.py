@@ -207,10 +207,11 @@ class MySQLDatabases(_OnServer):
         template, name = str(make_url(self.template).database), await self._create()
         async with self._admin.connect() as connection:
             await connection.execute(text("SET SESSION foreign_key_checks = 0"))
+            for sequence in await _tables(connection, template, "SEQUENCE"):
+                await _make_like(connection, template, name, sequence, "SEQUENCE")
+                await _restart(connection, template, name, sequence)
             for table in await _tables(connection, template):
-                shown = await connection.execute(text(f"SHOW CREATE TABLE `{template}`.`{table}`"))
-                await connection.exec_driver_sql(f"USE `{name}`")
-                await connection.exec_driver_sql(shown.one()[1].replace("%", "%%"))
+                await _make_like(connection, template, name, table)
                 await _fill(connection, template, name, table)
         return self._place_of(name)
 
@@ -234,6 +235,8 @@ class MySQLDatabases(_OnServer):
                 await connection.execute(text(f"DELETE FROM `{name}`.`{table}`"))
                 await connection.execute(text(f"ALTER TABLE `{name}`.`{table}` AUTO_INCREMENT = 1"))
                 await _fill(connection, template, name, table)
+            for sequence in await _tables(connection, template, "SEQUENCE"):
+                await _restart(connection, template, name, sequence)
         self._free.append(url)
 
     async def _drop(self, connection: AsyncConnection, name: str) -> None:
@@ -252,7 +255,7 @@ _STORED = text(
 )
 _TABLES = text(
     "SELECT table_name FROM information_schema.tables"
-    " WHERE table_schema = :name AND table_type = 'BASE TABLE' ORDER BY 1"
+    " WHERE table_schema = :name AND table_type = :type ORDER BY 1"
 )
 
 
@@ -267,8 +270,27 @@ async def _shape(connection: AsyncConnection, name: str) -> Sequence[Any]:
     return (await connection.execute(_COLUMNS, {"name": name})).all()
 
 
-async def _tables(connection: AsyncConnection, name: str) -> Sequence[str]:
-    return (await connection.execute(_TABLES, {"name": name})).scalars().all()
+async def _tables(
+    connection: AsyncConnection, name: str, kind: str = "BASE TABLE"
+) -> Sequence[str]:
+    """Return the tables of a database; those of MariaDB's that are sequences are another kind."""
+    return (await connection.execute(_TABLES, {"name": name, "type": kind})).scalars().all()
+
+
+async def _make_like(
+    connection: AsyncConnection, template: str, name: str, table: str, kind: str = "TABLE"
+) -> None:
+    shown = await connection.execute(text(f"SHOW CREATE {kind} `{template}`.`{table}`"))
+    # A column that takes its values from a sequence names the sequence's database.
+    statement = shown.one()[1].replace(f"`{template}`.", "").replace("%", "%%")
+    await connection.exec_driver_sql(f"USE `{name}`")
+    await connection.exec_driver_sql(statement)
+
+
+async def _restart(connection: AsyncConnection, template: str, name: str, sequence: str) -> None:
+    at = text(f"SELECT next_not_cached_value FROM `{template}`.`{sequence}`")
+    value = (await connection.execute(at)).scalar_one()
+    await connection.execute(text(f"ALTER SEQUENCE `{name}`.`{sequence}` RESTART WITH {value}"))
 
 
 async def _used(connection: AsyncConnection, *names: str) -> Iterable[str]:
