@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Body, FastAPI, HTTPException
+from sqlalchemy import String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from fastdb import Database, ReadSessionDep, SessionDep
@@ -17,7 +18,7 @@ class Base(DeclarativeBase): ...
 class Hero(Base):
     __tablename__ = "heroes"
     id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str]
+    name: Mapped[str] = mapped_column(String(50))  # MySQL asks for a length
 
 
 @asynccontextmanager
@@ -38,7 +39,9 @@ async def read_hero(hero_id: int, session: ReadSessionDep) -> dict[str, str]:
 
 
 @app.post("/heroes", status_code=201)
-async def create_hero(session: SessionDep, name: str = Body(embed=True)) -> dict[str, int]:
+async def create_hero(
+    session: SessionDep, name: str = Body(embed=True, max_length=50)
+) -> dict[str, int]:
     session.add(hero := Hero(name=name))
     await session.flush()
     return {"id": hero.id}  # committed before the 201 is sent

@@ -21,10 +21,12 @@ It passes bytes on as they come and understands none of them, TLS included. Faul
 """
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Self
 
 from sqlalchemy.engine import make_url
@@ -158,9 +160,10 @@ class Proxy:
         self._host = host
         self._port = port
         self._direct_url = url
-        self._listener: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._listening_port = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._accepted: set[socket.socket] = set()  # and not served yet
         self._counts: list[Count] = []
         self._moment: Moment | None = None
         self.delay = 0.0
@@ -184,16 +187,19 @@ class Proxy:
     async def stop(self) -> None:
         """End every connection, and let nobody connect."""
         if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
+        self._listener = None
         self.cut()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._listener is not None:
-            await self._listener.wait_closed()
-        self._listener = None
 
     async def restart(self) -> None:
         """Listen again, where it was."""
-        self._listener = await asyncio.start_server(self._accept, HOST, self._listening_port)
+        # Not asyncio's own server: of whom it has accepted, it tells only later, and where it is
+        # closed meanwhile it forgets them.
+        self._listener = socket.create_server((HOST, self._listening_port), backlog=100)
+        self._listener.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     def when(self, sign: bytes, act: Callable[[], object], *, answered: bool = False) -> None:
         """Let something happen at a moment: see `Moment`."""
@@ -252,21 +258,42 @@ class Proxy:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.stop()
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A task of its own: asyncio logs the cancellation of one that it makes itself.
-        task = asyncio.create_task(self._serve(reader, writer))
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            client, _ = self._listener.accept()
+        except OSError:
+            return  # who asked has gone again
+        client.setblocking(False)
+        task = asyncio.create_task(self._serve(client))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._accepted.add(client)
+        task.add_done_callback(partial(self._served, client))
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _served(self, client: socket.socket, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if client in self._accepted:  # it was cut before its task began
+            self._accepted.discard(client)
+            client.close()
+
+    async def _serve(self, client: socket.socket) -> None:
+        self._accepted.discard(client)
+        reader, writer = await asyncio.open_connection(sock=client)
+        try:
+            server = await self._connect()
+            if server is not None:
+                await Link(self, (reader, writer), server).run()
+        finally:
+            writer.close()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         try:
             server = await asyncio.open_connection(self._host, self._port)
         except OSError:
-            writer.close()  # as the client would be refused without the proxy
-            return
+            return None  # the client is closed, as it would be refused without the proxy
         for count in self._counts:
             count.connections += 1
-        await Link(self, (reader, writer), server).run()
+        return server
 
 
 def _address(url: str) -> tuple[str, int]:

@@ -16,6 +16,7 @@ from unittest.mock import patch
 import anyio
 import pytest
 from sqlalchemy import event, func, insert, literal, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backends import Backend
@@ -503,6 +504,41 @@ async def test_a_new_connection_that_falls_silent_fails(
                 async with db.session() as session:
                     await session.scalar(ONE)
         assert classify(raised.value) in (ErrorKind.UNAVAILABLE, ErrorKind.DISCONNECTED)
+
+
+@pytest.mark.backends("postgresql-psycopg", "mysql-aiomysql")
+async def test_the_twin_does_not_wait_for_a_greeting(
+    open_through: Callable[..., Any], proxy: Proxy
+) -> None:
+    """A server that is connected to and says nothing: within the limit, and a little."""
+
+    def ask_twin(db: Database) -> int | None:
+        with db.sync.session() as session:
+            answer: int | None = session.scalar(ONE)
+            return answer
+
+    async with open_through() as db:
+        proxy.go_deaf()
+        async with soon():
+            with pytest.raises(DBAPIError) as raised:
+                await asyncio.to_thread(ask_twin, db)
+        assert classify(raised.value) in (ErrorKind.DISCONNECTED, ErrorKind.UNAVAILABLE)
+        proxy.cut()
+        proxy.hear_again()
+        assert await asyncio.to_thread(ask_twin, db) == 1
+
+
+@pytest.mark.backends("postgresql-psycopg", "mysql-aiomysql")
+async def test_the_twins_statements_take_longer_than_a_greeting(backend: Backend) -> None:
+    """What holds until a connection is open, is not meant for what is done with it."""
+    slow = text("SELECT pg_sleep(1.3)" if backend.name == "postgresql" else "SELECT SLEEP(1.3)")
+
+    def ask_twin(db: Database) -> None:
+        with db.sync.session() as session:
+            session.execute(slow)
+
+    async with Database(backend.url, timeouts=Timeouts(connect=1)) as db:
+        await asyncio.to_thread(ask_twin, db)
 
 
 @by_every_cancellation

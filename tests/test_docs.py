@@ -19,12 +19,15 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
+from asgi import Client
+from backends import Backend
 from fastdb import errors
 from pytest_runs import WITHOUT_OURS
 
@@ -102,6 +105,26 @@ def test_readme_shows_the_quickstart() -> None:
     """The first app that a reader sees is the one in examples/."""
     _docstring, app = (ROOT / "examples" / "quickstart.py").read_text().split('"""\n\n', 1)
     assert fenced(ROOT / "README.md", "python")[0] == app
+
+
+@pytest.fixture
+def quickstart(backend: Backend) -> dict[str, Any]:
+    """The names of the page's `main.py`, with another URL in it."""
+    written = "\n".join(fenced(ROOT / "docs" / "quickstart.md", "python"))
+    source = written.replace("sqlite:///heroes.db", backend.url)
+    assert source != written
+    names: dict[str, Any] = {"__name__": "main"}
+    exec(source, names)  # noqa: S102 - ours
+    return names
+
+
+async def test_quickstart_needs_only_another_url(quickstart: dict[str, Any]) -> None:
+    """As its page says: the app that it builds takes a row, and not twice."""
+    async with quickstart["lifespan"](quickstart["app"]):
+        client = Client(quickstart["app"])
+        answers = [await client.post("/heroes", json={"name": "Deadpond"}) for _ in range(2)]
+        assert [answer.status for answer in answers] == [201, 409]
+        assert len((await client.get("/heroes")).json()) == 1
 
 
 @by_page

@@ -9,7 +9,7 @@ import os
 import select
 import socket
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -27,6 +27,9 @@ _ASKING = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 
 # quarter of an hour. But who takes nothing may also be a server that is busy with one of many
 # statements that were sent at once, so this is more than one may take.
 _LEAST_SECONDS_IN_VAIN = 60.0
+
+ANSWER_LIMITS = ("read_timeout", "write_timeout")
+"""PyMySQL's arguments: how long an answer may take, and how long the server may take nothing."""
 
 _TRANSPORT = "fastdb.transport"
 
@@ -83,6 +86,24 @@ def keep_alive(engine: Engine, timeouts: Timeouts | None) -> None:
         with suppress(OSError), _socket_of(entry.driver_connection) as its:
             if its is not None and its.family != getattr(socket, "AF_UNIX", None):
                 _keep_alive(its, keepalive_arguments(timeouts))
+
+    event.listen(engine, "connect", connected)
+
+
+def wait_for_answers(engine: Engine, given: Collection[str]) -> None:
+    """Let PyMySQL wait for answers as before, once a connection is open and set up.
+
+    Args:
+        engine: Of any driver.
+        given: The driver's arguments that were asked for, which are left alone.
+    """
+    if engine.dialect.driver != "pymysql":
+        return
+    ours = [f"_{name}" for name in ANSWER_LIMITS if name not in given]
+
+    def connected(_: Any, entry: ConnectionPoolEntry) -> None:
+        for name in ours:
+            setattr(entry.driver_connection, name, None)
 
     event.listen(engine, "connect", connected)
 

@@ -22,7 +22,7 @@ from fastdb.pooling import (
 )
 from fastdb.pools import FairQueuePool, WatchedQueuePool, watch_holders
 from fastdb.server import apply_server_settings, connect_arguments
-from fastdb.sockets import drop_unsent, keep_alive
+from fastdb.sockets import drop_unsent, keep_alive, wait_for_answers
 from fastdb.sqlite.cancellation import interrupt_at_cancellation
 from fastdb.sqlite.connection import connection_class, verify_foreign_connections
 from fastdb.sqlite.transactions import begin_ourselves
@@ -147,6 +147,11 @@ def _equip(engine: Engine, recipe: Recipe, arguments: dict[str, Any], read_only:
         autocommits=read_only or recipe.autocommits,
     )
     waits.end_connecting(engine)
+    if arguments.keys().isdisjoint(("creator", "pool")):
+        wait_for_answers(
+            engine,
+            {*target.connect_args, *recipe.sqlalchemy_options.get("connect_args", ())},
+        )
 
 
 def _equip_plain_sqlite(

@@ -6,7 +6,7 @@ from math import ceil
 from typing import Any
 
 from fastdb.options import PoolOptions, Timeouts
-from fastdb.sockets import keepalive_arguments
+from fastdb.sockets import ANSWER_LIMITS, keepalive_arguments
 from fastdb.urls import Target
 
 # What keeps a driver from naming prepared statements, which a transaction pooler would look for
@@ -31,6 +31,10 @@ def connect_arguments(
     limit = {name: ceil((timeouts or Timeouts()).connect)}
     asking = keepalive_arguments(timeouts) if target.driver in ("psycopg", "psycopg2") else {}
     arguments = {**asking, **limit, **target.connect_args, **(limit if timeouts else {})}
+    if target.driver == "pymysql":
+        # Its limit ends with the TCP connection, before the server has said anything: so each of
+        # its first answers has it, too. See `wait_for_answers`.
+        arguments = dict.fromkeys(ANSWER_LIMITS, arguments[name]) | arguments
     if pool.mode == "transaction_pooler":
         arguments |= _POOLER_ARGUMENTS.get(target.driver, {})
     return arguments
