@@ -24,7 +24,9 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "static" / "index.html"
 CLIENT = ROOT / "node_modules" / "socket.io-client" / "dist" / "socket.io.min.js"
 
-sio = socketio.AsyncServer(async_mode="asgi")
+# Not by long polling: such a request is held open until there is something to tell, and uvicorn,
+# told by SIGTERM to end, waits for it. WebSockets it closes.
+sio = socketio.AsyncServer(async_mode="asgi", transports=["websocket"])
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import file_digest
@@ -71,7 +72,8 @@ async def _limit(session: AsyncSession, user: User, per_minute: int) -> None:
     times = sorted((await session.scalars(recent)).all())
     if len(times) >= per_minute:
         free = times[-per_minute].replace(tzinfo=UTC) + MINUTE  # SQLite keeps no time zone
-        raise TooMany(max(1, round((free - datetime.now(UTC)).total_seconds())))
+        # Rounded up: who waits for so long is let in.
+        raise TooMany(max(1, math.ceil((free - datetime.now(UTC)).total_seconds())))
 
 
 class Operations:
@@ -120,14 +122,18 @@ class Operations:
 
     async def _carry_out(self, operation_id: int, user_id: int) -> None:
         try:
-            async with self._db.read_session() as session:
-                query = select(File.name).where(File.operation_id == operation_id)
-                names = (await session.scalars(query)).all()
-            async with asyncio.TaskGroup() as group:
-                for name in names:
-                    group.create_task(self._look_at(operation_id, user_id, name))
+            await self._look_at_all(operation_id, user_id)
         except Exception:  # nobody awaits this task
             logger.exception("Operation %d was interrupted", operation_id)
+            await self._give_up(operation_id)
+
+    async def _look_at_all(self, operation_id: int, user_id: int) -> None:
+        async with self._db.read_session() as session:
+            query = select(File.name).where(File.operation_id == operation_id)
+            names = (await session.scalars(query)).all()
+        async with asyncio.TaskGroup() as group:
+            for name in names:
+                group.create_task(self._look_at(operation_id, user_id, name))
 
     async def _look_at(self, operation_id: int, user_id: int, name: str) -> None:
         """Look at a file in a thread, with no connection; then note it, in a unit of its own."""
@@ -156,7 +162,24 @@ class Operations:
         if done == total:
             operation_row = await session.get_one(Operation, operation_id)
             operation_row.status = "done"
-            self._events.emit_later(session, "operation_complete", operation, SUBSCRIBERS)
+            self._tell_end(session, operation_row)
+
+    async def _give_up(self, operation_id: int) -> None:
+        """Own up to an operation that has failed; where that fails too, the next start does it."""
+        try:
+            await self._db.run(self._interrupt, operation_id)
+        except Exception:
+            logger.exception("Operation %d counts as running until the next start", operation_id)
+
+    async def _interrupt(self, session: AsyncSession, operation_id: int) -> None:
+        operation = await session.get_one(Operation, operation_id)
+        if operation.status == "running":  # "done", if just the answer to its last COMMIT was lost
+            operation.status = "interrupted"
+        self._tell_end(session, operation)
+
+    def _tell_end(self, session: AsyncSession, operation: Operation) -> None:
+        end = {"operation": operation.id, "status": operation.status}
+        self._events.emit_later(session, "operation_complete", end, SUBSCRIBERS)
 
 
 Found = tuple[int | None, str | None, str | None]

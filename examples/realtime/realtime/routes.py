@@ -1,6 +1,7 @@
 """The routes."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import (
@@ -155,10 +156,17 @@ async def _tell(socket: WebSocket, queue: "asyncio.Queue[dict[str, Any]]") -> No
         await socket.send_json(await queue.get())
 
 
+async def _messages(socket: WebSocket) -> AsyncIterator[str | bytes]:
+    """Yield what the client sends until it leaves; whether as text or not is its choice."""
+    while (message := await socket.receive())["type"] != "websocket.disconnect":
+        text: str | None = message.get("text")
+        yield message["bytes"] if text is None else text
+
+
 async def _answer(socket: WebSocket, db: Database, user_id: int) -> None:
-    while True:
+    async for message in _messages(socket):
         try:
-            question = Question.model_validate_json(await socket.receive_text())
+            question = Question.model_validate_json(message)
         except ValidationError:
             await socket.send_json({"event": "refused"})
             continue

@@ -1,11 +1,13 @@
 """What several tests begin with. The fixtures `client`, `db` and so on are fastdb's."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from fastdb import Database
+from fastdb.testing.servers import AppServer
 from realtime import users
 from realtime.config import settings
 
@@ -26,6 +28,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in enumerate(NAMES):
         (settings.files / name).write_text("x" * number)
     return settings.files
+
+
+@pytest.fixture
+def server(database_url: str, files: Path) -> Iterator[AppServer]:
+    """The app, in a process of its own."""
+    environment = {
+        "REALTIME_DATABASE_URL": database_url,
+        "REALTIME_FILES": str(files),
+        "REALTIME_DEMO_TOKEN": "demo",
+    }
+    with AppServer("realtime.app:app", environment=environment) as server:
+        yield server
 
 
 @pytest_asyncio.fixture

@@ -2,21 +2,27 @@
 
 import asyncio
 import json
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Concatenate
 
 import httpx
 import pytest
 import socketio
+from sqlalchemy.ext.asyncio import AsyncSession
 from waiting import ended, start
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from conftest import ANN, NAMES
 from fastdb import Database
-from fastdb.testing import fail_commit
+from fastdb.errors import CommitOutcomeUnknown
+from fastdb.testing import fail_commit, time_out_query
+from realtime import operations
+from realtime.events import Events, room_of
+from realtime.models import Operation, User
 
 pytestmark = [pytest.mark.fastdb(isolation="database"), pytest.mark.usefixtures("people")]
 
@@ -66,7 +72,8 @@ async def test_events_are_for_their_user(live_server: str, client: httpx.AsyncCl
         async with asyncio.timeout(30):
             await complete.wait()
         await ended(client, ANN, operation)
-        assert told == [("operation_complete", {"operation": operation})]
+        end = {"operation": operation, "status": "done"}
+        assert told == [("operation_complete", end)]
 
 
 async def test_what_is_told_is_committed(live_server: str, client: httpx.AsyncClient) -> None:
@@ -95,6 +102,81 @@ async def test_what_is_told_is_committed(live_server: str, client: httpx.AsyncCl
     finally:
         await sio.disconnect()
     assert [told for told, there in seen if there < told] == []
+
+
+async def test_nothing_is_told_before_commit(
+    live_server: str, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an operation that is written and not committed, though its user's client listens."""
+    begin, may_commit = operations.begin, threading.Event()  # the app has a loop of its own
+
+    async def begin_and_wait(
+        session: AsyncSession, events: Events, user: User, *others: Any
+    ) -> Operation:
+        operation = await begin(session, events, user, *others)
+        # What a client is told comes in order: anything told before this is there before this.
+        await events.sio.emit("marker", {}, room=room_of(user.id))
+        await asyncio.to_thread(may_commit.wait, 30)
+        return operation
+
+    monkeypatch.setattr(operations, "begin", begin_and_wait)
+    async with listening(live_server, "token of ann") as (told, complete):
+        posting = asyncio.create_task(start(client, ANN, "file_1.txt"))
+        try:
+            async with asyncio.timeout(20):
+                while ("marker", {}) not in told:  # noqa: ASYNC110 - the client goes on collecting
+                    await asyncio.sleep(0.01)
+            assert told == [("marker", {})]
+            assert not posting.done()
+        finally:
+            may_commit.set()
+            operation = await posting
+        async with asyncio.timeout(30):
+            await complete.wait()
+        await ended(client, ANN, operation)
+        assert Counter(name for name, _ in told) == {
+            "marker": 1,
+            "log_entry": 2,
+            "progress_update": 1,
+            "operation_complete": 1,
+        }
+
+
+async def test_end_of_an_operation_that_fails(
+    live_server: str, client: httpx.AsyncClient, db: Database
+) -> None:
+    """It is "interrupted": that is stored, and told to all."""
+    async with listening(live_server, "token of bob") as (told, complete):
+        with time_out_query(db, matching="UPDATE files"):
+            operation = await start(client, ANN, *NAMES)
+            async with asyncio.timeout(30):
+                await complete.wait()
+        end = {"operation": operation, "status": "interrupted"}
+        assert told == [("operation_complete", end)]
+        assert (await ended(client, ANN, operation))["status"] == "interrupted"
+
+
+async def test_end_whose_commit_is_not_answered(
+    live_server: str, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is committed nevertheless: the operation stays "done"."""
+    run = Database.run
+
+    async def run_and_lose_the_answer(
+        db: Database, unit: Callable[Concatenate[AsyncSession, ...], Awaitable[Any]], *args: Any
+    ) -> None:
+        await run(db, unit, *args)
+        monkeypatch.setattr(Database, "run", run)
+        raise CommitOutcomeUnknown
+
+    monkeypatch.setattr(Database, "run", run_and_lose_the_answer)
+    async with listening(live_server, "token of ann") as (told, _):
+        operation = await start(client, ANN, "file_1.txt")
+        async with asyncio.timeout(30):
+            while Counter(name for name, _ in told)["operation_complete"] < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert told[-1] == ("operation_complete", {"operation": operation, "status": "done"})
+        assert (await ended(client, ANN, operation))["status"] == "done"
 
 
 async def test_nothing_is_told_of_what_is_rolled_back(
@@ -130,6 +212,12 @@ async def test_events_follow_savepoints(live_server: str, client: httpx.AsyncCli
             "file_1.txt is there already",
             "file_1.txt: 1 bytes",
         ]
+
+
+async def test_long_polling_is_refused(client: httpx.AsyncClient) -> None:
+    """It would hold up the end of the process."""
+    answer = await client.get("/socket.io/?EIO=4&transport=polling")
+    assert (answer.status_code, answer.json()) == (400, "Invalid transport")
 
 
 @pytest.mark.parametrize("token", ["nobody's", "", "\ud800"])
@@ -175,6 +263,21 @@ async def test_question_that_is_refused(
         assert await receive(socket) == {"event": "refused"}
         await socket.send(message)
         assert await receive(socket) == {"event": "refused"}
+
+
+@pytest.mark.parametrize("message", [b"nonsense", b"\xff", b""])
+async def test_binary_message_that_is_refused(
+    message: bytes, live_server: str, client: httpx.AsyncClient
+) -> None:
+    """As one of text; and the socket still answers, in binary too."""
+    operation = await start(client, ANN, "file_1.txt")
+    found = await ended(client, ANN, operation)
+    async with socket_of(live_server, "ann") as socket:
+        await socket.send(message)
+        assert await receive(socket) == {"event": "refused"}
+        for question in (json.dumps({"operation": operation}), b'{"operation": %d}' % operation):
+            await socket.send(question)
+            assert await receive(socket) == {"event": "state", **found}
 
 
 async def test_web_socket_without_a_token(live_server: str) -> None:

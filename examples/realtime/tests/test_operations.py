@@ -1,7 +1,10 @@
 """Operations: who may, how many, and what is found."""
 
 import asyncio
+import threading
 from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,7 +15,7 @@ from waiting import ended, start
 from conftest import ANN, BOB, NAMES
 from realtime import operations
 from realtime.config import settings
-from realtime.models import File, Operation
+from realtime.models import File, Operation, User
 
 # They go on in the background, in sessions of their own.
 pytestmark = [pytest.mark.fastdb(isolation="database"), pytest.mark.usefixtures("people")]
@@ -78,6 +81,23 @@ async def test_rate_limit(client: httpx.AsyncClient, session: AsyncSession) -> N
     await ended(client, ANN, await start(client, ANN, "file_1.txt"))
 
 
+async def test_retry_after_is_long_enough(client: httpx.AsyncClient, session: AsyncSession) -> None:
+    """Who waits for so many seconds is let in, though time runs in fractions; and no longer."""
+    ann = await session.scalar(select(User.id).where(User.name == "ann"))
+    started = datetime.now(UTC) - operations.MINUTE + timedelta(seconds=10.4)
+    for _ in range(settings.per_minute):
+        session.add(Operation(user_id=ann, started=started, status="done"))
+    await session.commit()
+    before = datetime.now(UTC)
+    refused = await client.post("/operations", json={"files": ["file_1.txt"]}, headers=ANN)
+    after = datetime.now(UTC)
+    assert refused.status_code == 429
+    wait = timedelta(seconds=int(refused.headers["Retry-After"]))
+    free = started + operations.MINUTE
+    assert after + wait >= free
+    assert before + wait < free + timedelta(seconds=1)
+
+
 async def test_rate_limit_has_no_gap(client: httpx.AsyncClient) -> None:
     """Of thirty at the same time, as many as are allowed are let in."""
 
@@ -90,6 +110,40 @@ async def test_rate_limit_has_no_gap(client: httpx.AsyncClient) -> None:
     for each in answers:
         if each.status_code == 202:
             await ended(client, ANN, each.json()["id"])
+
+
+async def test_not_too_many_at_once(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many files as `parallel` says are looked at at the same time, of all operations."""
+    examine, lock, go_on = operations.examine, threading.Lock(), threading.Event()
+    inside: set[Path] = set()
+    at_once: list[int] = []
+
+    def examine_later(path: Path) -> operations.Found:
+        with lock:
+            inside.add(path)
+            at_once.append(len(inside))
+        go_on.wait(30)
+        with lock:
+            inside.remove(path)
+        return examine(path)
+
+    monkeypatch.setattr(operations, "examine", examine_later)
+    begun = [await start(client, ANN, *names) for names in (NAMES[:4], NAMES[4:])]
+    try:
+        async with asyncio.timeout(20):
+            while len(at_once) < settings.parallel:  # noqa: ASYNC110 - threads cannot set an event
+                await asyncio.sleep(0.01)
+        # Meanwhile, the others get as far as they may.
+        for _ in range(5):
+            assert (await client.get("/operations", headers=ANN)).json()[0]["done"] == 0
+    finally:
+        go_on.set()
+    for operation in begun:
+        await ended(client, ANN, operation)
+    assert len(at_once) == len(NAMES)
+    assert max(at_once) == settings.parallel
 
 
 async def test_text_that_is_no_text(client: httpx.AsyncClient) -> None:
