@@ -108,6 +108,13 @@ async def write(scene: Scene) -> None:
     scene.acknowledged = True
 
 
+async def isolated(scene: Scene) -> None:
+    """Write on a connection that is first told another isolation level, and afterwards its own."""
+    async with scene.db.session(isolation="REPEATABLE READ") as session:
+        await insert_two(scene, session)
+    scene.acknowledged = True
+
+
 async def run(scene: Scene) -> None:
     async def unit(session: AsyncSession) -> None:
         await insert_two(scene, session)
@@ -213,6 +220,7 @@ class Unit:
 
 UNITS = {
     "session": Unit(write, 7, writes=True),
+    "isolated": Unit(isolated, 7, writes=True),
     "run": Unit(run, 7, writes=True),
     "undo": Unit(undo, 7),
     "read": Unit(read, 2, reads_only=True),
@@ -452,6 +460,15 @@ async def scene_of(url: str, options: SQLiteOptions) -> AsyncIterator[Scene]:
         yield it
 
 
+@pytest.fixture(autouse=True)
+def psycopg_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let it wait for the loop at each call that has nothing else to wait for.
+
+    By itself it does so where the loop has been busy, which no test can plan.
+    """
+    monkeypatch.setattr("psycopg.waiting.MAX_BUSY_TIME", -1.0)
+
+
 @pytest.fixture
 def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """A cancellation is nothing to warn of."""
@@ -466,6 +483,7 @@ CASES = {
     "cold session": "task answered again anyio",
     "cold read": "answered anyio",
     "cold post": "anyio",
+    "warm isolated": "task answered again anyio",
     "warm session": "task answered again timeout anyio",
     "warm run": "task timeout",
     "warm undo": "task answered again anyio",

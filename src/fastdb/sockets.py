@@ -90,20 +90,23 @@ def keep_alive(engine: Engine, timeouts: Timeouts | None) -> None:
     event.listen(engine, "connect", connected)
 
 
-def wait_for_answers(engine: Engine, given: Collection[str]) -> None:
+def wait_for_answers(engine: Engine, arguments: Mapping[str, Any], given: Collection[str]) -> None:
     """Let PyMySQL wait for answers as before, once a connection is open and set up.
 
     Args:
         engine: Of any driver.
-        given: The driver's arguments that were asked for, which are left alone.
+        arguments: The driver's, ours among them.
+        given: Those that were asked for, which are left alone.
     """
     if engine.dialect.driver != "pymysql":
         return
-    ours = [f"_{name}" for name in ANSWER_LIMITS if name not in given]
+    ours = {f"_{name}": arguments[name] for name in ANSWER_LIMITS if name not in given}
 
     def connected(_: Any, entry: ConnectionPoolEntry) -> None:
-        for name in ours:
-            setattr(entry.driver_connection, name, None)
+        for name, limit in ours.items():
+            # Another value is that of somebody who listens on `do_connect`.
+            if getattr(entry.driver_connection, name, None) == limit:
+                setattr(entry.driver_connection, name, None)
 
     event.listen(engine, "connect", connected)
 

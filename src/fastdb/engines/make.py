@@ -150,6 +150,7 @@ def _equip(engine: Engine, recipe: Recipe, arguments: dict[str, Any], read_only:
     if arguments.keys().isdisjoint(("creator", "pool")):
         wait_for_answers(
             engine,
+            arguments["connect_args"],
             {*target.connect_args, *recipe.sqlalchemy_options.get("connect_args", ())},
         )
 

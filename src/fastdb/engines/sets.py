@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Engine, Pool
+from sqlalchemy import Connection, Engine, Pool, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from fastdb.blocking import refuse_on_event_loop
@@ -57,13 +57,13 @@ class Engines(Generic[E]):
             return self.limited(self.main, timeouts)
         engine = self._variants.get((begin, isolation))
         if engine is None:
-            options: dict[str, Any] = {}
+            engine = self.main
             if begin is not None:
                 _check_begin(begin)
-                options[BEGIN_OPTION] = begin
+                engine = engine.execution_options(**{BEGIN_OPTION: begin})
             if isolation is not None:
-                options["isolation_level"] = isolation
-            engine = self._variants[begin, isolation] = self.main.execution_options(**options)
+                engine = _with_connections(engine, isolation_level=isolation)
+            self._variants[begin, isolation] = engine
         return self.limited(engine, timeouts)
 
     def limited(self, engine: E, timeouts: Timeouts | None) -> E:
@@ -136,7 +136,7 @@ def _engines(recipe: Recipe, make: Callable[..., E]) -> Engines[E]:
     if backend == "sqlite":
         return Engines(main, read, read, is_sqlite=True, autocommits=recipe.autocommits)
     if backend == "postgresql":
-        return Engines(main, read, read.execution_options(isolation_level="REPEATABLE READ"))
+        return Engines(main, read, _with_connections(read, isolation_level="REPEATABLE READ"))
     # Leaving autocommit and coming back would cost MySQL four round trips: the connection stays
     # in it, a transaction is begun all the same, and `roll_back_at_return` ends it.
     return Engines(main, read, _mysql_variant(read, snapshot=True))
@@ -144,9 +144,29 @@ def _engines(recipe: Recipe, make: Callable[..., E]) -> Engines[E]:
 
 def _read_only_variants(main: E, backend: str) -> tuple[E, E]:
     if backend == "postgresql":
-        read = main.execution_options(postgresql_readonly=True)
-        return read, read.execution_options(isolation_level="REPEATABLE READ")
+        read = _with_connections(main, postgresql_readonly=True)
+        return read, _with_connections(read, isolation_level="REPEATABLE READ")
     return _mysql_variant(main, snapshot=False), _mysql_variant(main, snapshot=True)
+
+
+def _with_connections(engine: E, **options: Any) -> E:
+    """Return `engine` with connections that are set so when they are taken, and set back after.
+
+    As by `engine.execution_options(**options)`, which loses the connection of a caller who is
+    cancelled meanwhile: nobody has it yet, and it would count as taken until it is collected.
+    """
+    variant = engine.execution_options()
+
+    @event.listens_for(_sync_engine(variant), "engine_connect")
+    def set_options(connection: Connection) -> None:
+        try:
+            connection.execution_options(**options)
+        except BaseException:
+            connection.invalidate()  # nobody knows how much of it has been set
+            connection.close()
+            raise
+
+    return variant
 
 
 def _mysql_variant(engine: E, *, snapshot: bool) -> E:

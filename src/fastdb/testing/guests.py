@@ -6,9 +6,11 @@ and come back with all their rows.
 
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Self, TypeVar
 
 from fastdb.callers import caller
+from fastdb.errors import NotUndone
 from fastdb.testing.home import Home
 from fastdb.testing.shared import Guest, SharedTransaction
 
@@ -16,7 +18,7 @@ T = TypeVar("T")
 
 # All else that is set on a cursor is a setting for the driver's.
 _OWN = frozenset(
-    {"_rows", "_settings", "_sizes", "_stream", "description", "lastrowid", "rowcount"}
+    {"_rows", "_settings", "_sizes", "_stream", "_test", "description", "lastrowid", "rowcount"}
 )
 
 
@@ -70,9 +72,14 @@ class GuestConnection:
         who, self._was_sent = caller(), True
         return self._at_home(lambda: self._shared.run(self.guest, who, statement, work))
 
-    def visit(self, work: Callable[[Any], T]) -> T:
-        """Do what is no statement with the connection that is shared."""
-        return self._at_home(lambda: self._shared.visit(work))
+    @property
+    def test(self) -> object:
+        """What stands for the test that runs."""
+        return self._shared.test
+
+    def visit(self, work: Callable[[Any], T], test: object = None) -> T:
+        """Do what is no statement with the connection that is shared, in `test` alone if given."""
+        return self._at_home(lambda: self._shared.visit(work, test))
 
     def commit(self) -> None:
         """Release the savepoint; where there is none, at no cost."""
@@ -196,6 +203,7 @@ class GuestStream(GuestCursor):
         self, connection: GuestConnection, arguments: tuple[Any, ...], options: dict[str, Any]
     ) -> None:
         self._stream: Any = None
+        self._test: object = None
         self._asked_for = (arguments, options)
         super().__init__(connection)
 
@@ -206,6 +214,7 @@ class GuestStream(GuestCursor):
             _execute(cursor, how, operation, parameters)
             return cursor, cursor.description
 
+        self._test = self._connection.test
         self._stream, self.description = self._connection.run(operation, work)
         return self
 
@@ -224,13 +233,16 @@ class GuestStream(GuestCursor):
 
     def _fetch(self, fetch: Callable[[Any], Sequence[Any]]) -> Sequence[Any]:
         stream = self._stream
-        return [] if stream is None else self._connection.visit(lambda _: fetch(stream))
+        if stream is None:
+            return []
+        return self._connection.visit(lambda _: fetch(stream), self._test)
 
     def close(self) -> None:
         """Let the driver's cursor go."""
         stream, self._stream = self._stream, None
         if stream is not None:
-            self._connection.visit(lambda _: stream.close())
+            with suppress(NotUndone):  # it was closed with its transaction
+                self._connection.visit(lambda _: stream.close(), self._test)
 
 
 def _execute(cursor: Any, how: str, operation: str, parameters: Any) -> None:

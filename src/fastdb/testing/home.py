@@ -135,6 +135,10 @@ class _Visit(Generic[T]):
             with suppress(RuntimeError):  # it is closed
                 self._home.call_soon_threadsafe(self._cancel)
             raise
+        finally:
+            # Or an error would keep itself alive, and all who have called: its traceback has this
+            # frame, which has the future, which has the error.
+            del self
 
     def _start(self) -> None:
         self._task = self._home.create_task(self._coroutine)

@@ -236,6 +236,8 @@ class MySQLDatabases(_OnServer):
                 await connection.execute(text(f"ALTER TABLE `{name}`.`{table}` AUTO_INCREMENT = 1"))
                 await _fill(connection, template, name, table)
             for sequence in await _tables(connection, template, "SEQUENCE"):
+                # Anew: a test may have altered it, which no column tells.
+                await _make_like(connection, template, name, sequence, "SEQUENCE")
                 await _restart(connection, template, name, sequence)
         self._free.append(url)
 
@@ -245,7 +247,8 @@ class MySQLDatabases(_OnServer):
 
 
 _COLUMNS = text(
-    "SELECT table_name, column_name, column_type, is_nullable, column_default, column_key, extra"
+    "SELECT table_name, column_name, column_type, is_nullable,"
+    " REPLACE(column_default, CONCAT('`', :name, '`.'), ''), column_key, extra"
     " FROM information_schema.columns WHERE table_schema = :name ORDER BY 1, ordinal_position"
 )
 _CONNECTED = text("SELECT id FROM information_schema.processlist WHERE db = :name")
@@ -283,6 +286,8 @@ async def _make_like(
     shown = await connection.execute(text(f"SHOW CREATE {kind} `{template}`.`{table}`"))
     # A column that takes its values from a sequence names the sequence's database.
     statement = shown.one()[1].replace(f"`{template}`.", "").replace("%", "%%")
+    if kind == "SEQUENCE":  # which may be there, and altered
+        statement = statement.replace("CREATE", "CREATE OR REPLACE", 1)
     await connection.exec_driver_sql(f"USE `{name}`")
     await connection.exec_driver_sql(statement)
 

@@ -42,7 +42,11 @@ class Rollbacks:
         if self._engines is None:
             self._engines = self._real.make()
             watch_nobody(self._engines.main.sync_engine)  # one connection is held, for good
-        shared = SharedTransaction(self._engines.main)
+        engine = self._engines.main
+        if self._real.recipe.autocommits and engine.dialect.name != "sqlite":
+            # Its guests do, and their transaction does not.
+            engine = engine.execution_options(isolation_level="READ COMMITTED")
+        shared = SharedTransaction(engine)
         await shared.connect()
         dialect = self._engines.main.sync_engine.dialect
         return shared, GuestEngines(self._home, shared, dialect, self._real.recipe)

@@ -20,6 +20,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction
 
 from fastdb.callers import Caller
@@ -42,6 +43,11 @@ _NOT_TO_BE_CANCELLED = frozenset({"aiomysql", "asyncmy"})
 _MYSQL_FUNCTIONS = text(
     "SELECT EXISTS (SELECT * FROM information_schema.routines WHERE routine_type = 'FUNCTION'"
     " AND routine_schema NOT IN ('mysql', 'sys'))"
+)
+
+_MARIADB_MAY_IDLE = text(
+    "SET SESSION idle_transaction_timeout = 0, SESSION idle_write_transaction_timeout = 0,"
+    " SESSION idle_readonly_transaction_timeout = 0"
 )
 
 _ENDED = (
@@ -138,7 +144,7 @@ class SharedTransaction:
         self._saves_readers = bool(await connection.scalar(_MYSQL_FUNCTIONS))
         if getattr(self._engine.dialect, "is_mariadb", False):
             # The transaction goes on between tests, and while somebody looks around in a debugger.
-            await connection.execute(text("SET SESSION idle_transaction_timeout = 0"))
+            await connection.execute(_MARIADB_MAY_IDLE)
         await connection.rollback()
 
     def begin(self) -> None:
@@ -178,13 +184,15 @@ class SharedTransaction:
             await self._say(f"SAVEPOINT {_AROUND}")
 
     async def _undo(self, transaction: AsyncTransaction) -> None:
-        if self._backend == "postgresql":
-            self._transaction = None  # its now() is that of its beginning
-            await transaction.rollback()
-        else:
-            # It stays, for the next test. On MySQL no lock and no snapshot does: of an engine that
-            # has joined since, all is rolled back.
+        if self._backend != "postgresql":
+            # On MySQL it stays, for the next test, and no row lock and no snapshot does: of an
+            # engine that has joined since, all is rolled back.
             await self._say(f"ROLLBACK TO SAVEPOINT {_AROUND}")
+        if not self._is_mysql:
+            # PostgreSQL's now() is that of its beginning. SQLite would keep what goes only with
+            # a transaction: `PRAGMA defer_foreign_keys`, and streams that nobody has closed.
+            self._transaction = None
+            await transaction.rollback()
 
     async def _give_up(self) -> None:
         connection, self._connection, self._transaction = self._connection, None, None
@@ -198,8 +206,14 @@ class SharedTransaction:
 
     async def _let_go(self) -> None:
         connection, self._connection, self._transaction = self._connection, None, None
-        if connection is not None:
+        if connection is None:
+            return
+        try:
             await connection.close()
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            # It was lost since, with the transaction that was to be rolled back.
 
     # What guests do
 
@@ -260,9 +274,20 @@ class SharedTransaction:
             dialect.is_disconnect(error, self.dbapi_connection, None)
         )
 
-    async def visit(self, work: Callable[[Any], T]) -> T:
-        """Do what is no statement, such as fetching the rows of one, as soon as nobody else is."""
+    @property
+    def test(self) -> object:
+        """What stands for the test that runs: another one for each, None between them."""
+        return self._test
+
+    async def visit(self, work: Callable[[Any], T], test: object = None) -> T:
+        """Do what is no statement, such as fetching the rows of one, as soon as nobody else is.
+
+        Raises:
+            NotUndone: It belongs to a test, `test`, that has ended.
+        """
         async with self._changes:
+            if test is not None and self._test is not test:
+                raise NotUndone(OVER)
             return await self._work(work)
 
     async def commit(self, guest: Guest) -> None:
@@ -283,6 +308,8 @@ class SharedTransaction:
             if guest not in self._guests:
                 return
             await self._turn(guest, guest.caller, "COMMIT or ROLLBACK", reads=False)
+            if guest not in self._guests:  # the test has ended meanwhile
+                raise NotUndone(OVER)
             await self._release(guest, *statements)
 
     async def _release(self, guest: Guest, *statements: str) -> None:
@@ -380,7 +407,11 @@ class SharedTransaction:
         def say(connection: Any) -> None:
             _execute(connection, statement)
 
-        await _to_the_end(in_greenlet(say, self.dbapi_connection))
+        try:
+            await _to_the_end(in_greenlet(say, self.dbapi_connection))
+        except Exception as error:
+            self._is_lost = self._is_lost or self._is_disconnect(error)
+            raise
 
     async def _work(self, work: Callable[[Any], T]) -> T:
         working = in_greenlet(work, self.dbapi_connection)

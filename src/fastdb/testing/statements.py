@@ -6,7 +6,7 @@ import re
 _START = r"\s*(?:(?:--[^\n]*\n|/\*(?:(?!\*/).)*\*/)\s*)*\(*\s*"
 _READS = re.compile(
     _START + r"(?:(?:SELECT|VALUES|TABLE|SHOW|EXPLAIN|DESCRIBE|DESC|WITH)(?!\w)"
-    r"|PRAGMA\s+[\w.]+\s*(?:\(|;|\Z))",
+    r"|PRAGMA\s+[\w.]+(?:\s*(?:;|\Z)|(?<=_info|_list)\s*\(|(?<=_xinfo|_check)\s*\())",
     re.IGNORECASE | re.DOTALL,
 )
 _WRITES_INSIDE = re.compile(
