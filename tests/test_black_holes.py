@@ -541,6 +541,24 @@ async def test_the_twins_statements_take_longer_than_a_greeting(backend: Backend
         await asyncio.to_thread(ask_twin, db)
 
 
+@pytest.mark.backends("mysql-aiomysql")
+async def test_the_limits_of_whoever_connects_himself_stay(backend: Backend) -> None:
+    """PyMySQL's, where somebody listens on `do_connect`."""
+
+    def limit(db: Database) -> float:
+        with db.sync.engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            return float(driver._read_timeout)
+
+    async with Database(backend.url) as db:
+
+        @event.listens_for(db.sync.engine, "do_connect")
+        def connect(_dialect: Any, _entry: Any, _arguments: Any, keywords: dict[str, Any]) -> None:
+            keywords["read_timeout"] = 30
+
+        assert await asyncio.to_thread(limit, db) == 30
+
+
 @by_every_cancellation
 async def test_cancelled_connecting_lets_go(
     open_through: Callable[..., Any], proxy: Proxy, cancel: Cancel

@@ -144,6 +144,7 @@ def test_sequences_begin_where_the_templates_are(
         file.write(WITH_SEQUENCE)
     url = url_of(request, backend_id)
     settings = Settings(app=f"{module}:app", url=url, schemas=(f"{module}:make_sequence",))
+    used: list[str | None] = []
     with opened(settings) as kit:
         for _ in range(3):
             with kit.isolated("database") as test:
@@ -153,6 +154,9 @@ def test_sequences_begin_where_the_templates_are(
                 session.commit()
                 numbers = session.scalars(text("SELECT id FROM parts ORDER BY id"))
                 assert list(numbers) == [7, 12, 17]
+                used.append(session.scalar(text("SELECT DATABASE()")))
+                session.execute(text("ALTER SEQUENCE numbers INCREMENT BY 50"))
+    assert len({*used}) == 1  # emptied, and used again
 
 
 @pytest.mark.parametrize("backend_id", BACKEND_IDS)

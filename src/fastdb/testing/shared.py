@@ -132,12 +132,16 @@ class SharedTransaction:
 
     async def connect(self) -> AsyncConnection:
         """Take the connection, and return it."""
+        connection = await self._engine.connect()
+        try:
+            raw = await connection.get_raw_connection()
+            if self._is_mysql:
+                await self._get_to_know_mysql(connection)
+        except BaseException:
+            await connection.close()
+            raise
+        self._connection, self.dbapi_connection = connection, raw.dbapi_connection
         self._is_read_only, self._is_lost = False, False
-        connection = self._connection = await self._engine.connect()
-        raw = await connection.get_raw_connection()
-        self.dbapi_connection = raw.dbapi_connection
-        if self._is_mysql:
-            await self._get_to_know_mysql(connection)
         return connection
 
     async def _get_to_know_mysql(self, connection: AsyncConnection) -> None:
