@@ -361,9 +361,13 @@ async def test_a_loop_that_stood_still_has_not_waited(
 ) -> None:
     """The answers have come meanwhile; nobody could read them."""
     sleep = "pg_sleep" if backend.name == "postgresql" else "sleep"
-    async with open_through() as db, db.session() as session:
-        asyncio.get_running_loop().call_later(0.1, stand_still, 1.0)
-        await session.execute(text(f"SELECT {sleep}(0.2)"))
+    statement = text(f"SELECT {sleep}(:seconds)")
+    async with open_through(Timeouts(statement=1, close=0.3)) as db, db.session() as session:
+        # Prepared before: or the loop could stand still between the parts that are sent of it,
+        # while the server's own limit runs.
+        await session.execute(statement, {"seconds": 0.0})
+        asyncio.get_running_loop().call_later(0.1, stand_still, 2.0)
+        await session.execute(statement, {"seconds": 0.2})
         assert await session.scalar(ONE) == 1
 
 
