@@ -537,12 +537,14 @@ async def test_the_twins_statements_take_longer_than_a_greeting(backend: Backend
     """What holds until a connection is open, is not meant for what is done with it."""
     slow = text("SELECT pg_sleep(1.3)" if backend.name == "postgresql" else "SELECT SLEEP(1.3)")
 
-    def ask_twin(db: Database) -> None:
+    def ask_twin(db: Database) -> int | None:
         with db.sync.session() as session:
             session.execute(slow)
+            answer: int | None = session.scalar(ONE)
+            return answer
 
     async with Database(backend.url, timeouts=Timeouts(connect=1)) as db:
-        await asyncio.to_thread(ask_twin, db)
+        assert await asyncio.to_thread(ask_twin, db) == 1
 
 
 @pytest.mark.backends("mysql-aiomysql")
